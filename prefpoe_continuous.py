@@ -28,7 +28,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
@@ -129,9 +129,10 @@ class Args:
 
 def make_env(env_id: str, video_folder: Path | None = None) -> gym.Env:
     """One environment with flat observations; exits with one line where it cannot be made."""
-    if env_id == "LunarLander-v2":
-        print("LunarLander-v2: gymnasium has only v3 now, the same physics without wind; using it")
-        env_id = "LunarLander-v3"
+    if env_id == "LunarLander-v2" and env_id not in gym.registry:
+        print("LunarLander-v2: registered as v3, which without wind is the same physics; this gymnasium has no v2")
+        v3 = gym.spec("LunarLander-v3")
+        gym.register(env_id, v3.entry_point, v3.reward_threshold, max_episode_steps=v3.max_episode_steps)
     try:
         env = gym.make(env_id, render_mode="rgb_array" if video_folder else None)
     except gym.error.DependencyNotInstalled as error:
@@ -142,12 +143,14 @@ def make_env(env_id: str, video_folder: Path | None = None) -> gym.Env:
     if not isinstance(env.observation_space, gym.spaces.Box) or len(env.observation_space.shape) != 1:
         env = gym.wrappers.FlattenObservation(env)
     if video_folder:
+        if "DISPLAY" not in os.environ and sys.platform == "linux":
+            os.environ.setdefault("MUJOCO_GL", "egl")
         try:
             importlib.import_module("moviepy")
             env.reset()
             env.render()
         except Exception as error:  # noqa: BLE001 (each renderer raises its own)
-            fail(f"--capture-video: cannot record here ({error}); pip install moviepy, and set MUJOCO_GL=egl or osmesa")
+            fail(f"--capture-video: cannot record here ({error}); pip install moviepy, or set MUJOCO_GL=osmesa")
         env = gym.wrappers.RecordVideo(env, str(video_folder), episode_trigger=lambda episode: True)
     return env
 
@@ -347,10 +350,10 @@ def normalized(advantage: torch.Tensor) -> torch.Tensor:
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
 
-def ppo_loss(policy: Gaussian, value: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, ...]:
+def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, ...]:
     """Clipped surrogate + vf_coef * clipped value loss - ent_coef * entropy (Schulman et al. 2017).
 
-    Returns that sum and its parts: policy_loss, value_loss, approx_kl (k3 of Schulman 2020), clipfrac.
+    `policy` is the one that acts, at new weights. Returns that sum and its parts: policy_loss, value_loss, approx_kl (k3 of Schulman 2020), clipfrac.
     """
     log_ratio = policy.log_prob(batch.action) - batch.log_prob
     ratio, advantage = log_ratio.exp(), normalized(batch.advantage)
@@ -365,7 +368,7 @@ def ppo_loss(policy: Gaussian, value: torch.Tensor, batch: Batch, args: Args) ->
     return loss, policy_loss, value_loss, (ratio - 1 - log_ratio).mean(), clipfrac
 
 
-def preference_loss(pref: Gaussian, action, A_norm, beta1: float, alpha: float | torch.Tensor) -> torch.Tensor:
+def preference_loss(pref, action, A_norm, beta1: float, alpha: float | torch.Tensor) -> torch.Tensor:
     """L_pref = -beta_1 E[A_norm log pi_p(a|s)] - alpha E[H(pi_p)].
 
     Theorem 1: where the actions are drawn from pi_p itself, the fixed point is the Boltzmann
@@ -426,12 +429,12 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
     return act
 
 
-def sample_noise(rng: np.random.Generator, size: tuple[int, ...], action_space: gym.spaces.Box) -> np.ndarray:
+def sample_noise(rng: np.random.Generator, size: tuple[int, ...], action_space: gym.Space) -> np.ndarray:
     """What `act` adds to the mean, in units of the standard deviation: (*size, action_dim)."""
     return rng.standard_normal((*size, *action_space.shape), dtype=np.float32)
 
 
-def clip_action(action: np.ndarray, action_space: gym.spaces.Box) -> np.ndarray:
+def clip_action(action: np.ndarray, action_space: gym.Space) -> np.ndarray:
     """For the environment only: the log-probability stays that of the unclipped sample."""
     return np.minimum(np.maximum(action, action_space.low), action_space.high)
 
@@ -488,7 +491,7 @@ def make_batch(agent: Agent, rollout: Rollout, rewards: np.ndarray, rng, args: A
     return batch, diagnostics(main, pref, fused, batch, agent.action_range)
 
 
-def diagnostics(main: Gaussian, pref: Gaussian, fused: Gaussian, batch: Batch, action_range) -> dict[str, float]:
+def diagnostics(main, pref, fused, batch: Batch, action_range) -> dict[str, float]:
     """How the experts stand to each other on the states of a batch, before its update.
 
     variance_reduced is the share of states where tr S_f < min(tr S_theta, tr S_p); with lambda < 1
@@ -553,7 +556,7 @@ def compiled(function: Callable) -> Callable:
     def call(*inputs):
         try:
             return calls[-1](*inputs)
-        except Exception as error:  # noqa: BLE001 (whatever stops the compiler, the run goes on)
+        except Exception as error:
             if calls[-1] is function:
                 raise
             print(f"torch.compile failed, going on eagerly and slower: {str(error).strip().splitlines()[0]}")
@@ -595,11 +598,7 @@ def evaluate(act: Callable, env: gym.Env, obs_stats: RunningMeanStd, episodes: i
     return returns
 
 
-def evaluation_line(returns: list[float]) -> str:
-    return f"evaluation: mean={np.mean(returns):.2f} std={np.std(returns):.2f} episodes={len(returns)}"
-
-
-def failure_signatures(row: dict[str, float]) -> list[str]:
+def failure_signatures(row: dict[str, float], action_space: gym.Space) -> list[str]:
     """The known failures of the preference that show in a row of metrics.csv, each with the flag to turn."""
     signatures = {
         "the preference's entropy is collapsing (mean sigma below 0.05): raise --alpha": row["sigma_pref"] < 0.05,
@@ -662,8 +661,9 @@ class Log:
     """metrics.csv, the progress on the screen, and Weights & Biases."""
 
     def __init__(self, folder: Path, args: Args, iteration: int):
-        packages = {name: version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")}
-        config = asdict(args) | {"resume": "", "versions": {"python": platform.python_version(), **packages}}
+        names = ("torch", "gymnasium", "mujoco", "box2d", "numpy")
+        versions = {package.name: package.version for package in distributions() if package.name in names}
+        config = asdict(args) | {"resume": "", "versions": {"python": platform.python_version()} | versions}
         metrics = folder / "metrics.csv"
         rows = metrics.read_bytes().splitlines(keepends=True) if iteration else []
         write_atomic(metrics, b"".join(rows[: iteration + 1]))  # a resumed run writes the later ones again
@@ -673,7 +673,7 @@ class Log:
         done = iteration * args.num_envs * args.num_steps
         self.bar = tqdm(total=args.total_timesteps, initial=done, unit="step", disable=not sys.stderr.isatty())
 
-    def write(self, iteration: int, row: dict[str, float]) -> None:
+    def write(self, iteration: int, row: dict[str, float], advice: list[str]) -> None:
         writer = csv.DictWriter(self.metrics, row)
         if self.metrics.tell() == 0:
             writer.writeheader()
@@ -686,21 +686,19 @@ class Log:
             print(f"step={row['global_step']} {progress} eval_return={row['eval_return']:.1f}", flush=True)
         self.bar.set_postfix_str(progress, refresh=False)
         self.bar.update(row["global_step"] - self.bar.n)
-        for advice in failure_signatures(row):
-            if advice not in self.warned:
-                self.bar.write(f"warning: {advice}", file=sys.stderr)
-            self.warned.add(advice)
+        for message in set(advice) - self.warned:
+            self.bar.write(f"warning: {message}", file=sys.stderr)
+            self.warned.add(message)
 
-    def close(self, returns: list[float] | None = None) -> None:
-        """Close what is open; the last thing printed is the evaluation, where there is one."""
+    def close(self, evaluation: dict | None = None) -> None:
         self.bar.close()
+        if evaluation:
+            write_atomic(self.folder / "evaluation.json", json.dumps(evaluation).encode())
         if self.wandb:
-            if returns:
-                self.wandb.summary.update({"eval_mean": np.mean(returns), "eval_std": np.std(returns)})
+            if evaluation:
+                self.wandb.summary.update({"evaluation": evaluation})
                 self.wandb.log_artifact(str(self.folder / "checkpoint.pt"), name=self.folder.name, type="model")
-            self.wandb.finish(quiet=True)
-        if returns:
-            print(evaluation_line(returns))
+            self.wandb.finish()
 
 
 def start_wandb(folder: Path, args: Args, config: dict):
@@ -793,11 +791,11 @@ def main(args: Args) -> int:
         print(f"{folder} is finished, nothing to resume")
         return 0
 
-    envs, eval_env = VecEnv(args.env_id, args.num_envs), make_env(args.env_id)
-    action_space = envs.single_action_space
-    check_action_space(args.env_id, action_space)
     video_folder = (folder if folder.is_dir() or not source else folder.parent) / "videos"
-    final_env = make_env(args.env_id, video_folder) if args.capture_video else eval_env
+    final_env = make_env(args.env_id, video_folder if args.capture_video else None)
+    action_space = final_env.action_space
+    check_action_space(args.env_id, action_space)
+    envs, eval_env = VecEnv(args.env_id, args.num_envs), make_env(args.env_id)
 
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
@@ -809,33 +807,28 @@ def main(args: Args) -> int:
     obs_stats, return_stats = RunningMeanStd((obs_dim,), args.norm_obs), RunningMeanStd((), args.norm_reward)
     stats = dict(obs_stats=obs_stats.state_dict(), return_stats=return_stats.state_dict())
     state = dict(agent=agent.state_dict(), adam=adam._asdict(), **stats)
-    first, seconds = 0, 0.0
-    if source:
-        checkpoint = load_checkpoint(source)
-        restore(state, checkpoint, source, args)
-    if args.evaluate:
-        if not (frozen := "obs_stats" in checkpoint):
-            print("this checkpoint has no observation statistics: they are gathered on the fly")
-        returns = evaluate(numpy_policy(agent, args), final_env, obs_stats, args.eval_episodes, args, frozen)
-        print(evaluation_line(returns))
-        return 0
+    checkpoint = load_checkpoint(source) if source else {}
+    restore(state, checkpoint, source, args)
+    first, seconds = checkpoint.get("iteration", 0), checkpoint.get("seconds", 0.0)
     if args.resume:
-        first, seconds = checkpoint["iteration"], checkpoint["seconds"]
         rng.bit_generator.state = json.loads(checkpoint["numpy_rng"])
         torch.set_rng_state(checkpoint["torch_rng"])
-    else:
+    if not (frozen := not args.evaluate or "obs_stats" in checkpoint):
+        print("this checkpoint has no observation statistics: they are gathered on the fly")
+    if not source:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             save_checkpoint(folder, state, rng, 0, 0.0, args)
         except OSError as error:
             fail(f"--run-name {name}: cannot write to {folder} ({error.strerror}); make it writable")
-    log = Log(folder, args, first)
+    batch_size = args.num_envs * args.num_steps
+    num_iterations = 0 if args.evaluate else args.total_timesteps // batch_size
+    log = None if args.evaluate else Log(folder, args, first)
+
     step = make_step(agent, args)
     seeds = np.random.SeedSequence((args.seed, first)).generate_state(args.num_envs) >> 2  # below 2**30
     obs = observe(envs.reset(seed=seeds.tolist())[0], obs_stats, update=True)
     discounted = np.zeros(args.num_envs)
-    batch_size = args.num_envs * args.num_steps
-    num_iterations = args.total_timesteps // batch_size
     started = time.perf_counter() - seconds
     for iteration in range(first + 1, num_iterations + 1):  # Algorithm 1
         remaining = 1 - (iteration - 1) / num_iterations
@@ -850,14 +843,16 @@ def main(args: Args) -> int:
         if not math.isfinite(losses.loss):
             log.close()
             fail(f"the loss is {losses.loss} at step {global_step}; {folder} keeps the last good checkpoint", code=1)
-        eval_return = math.nan
-        if args.eval_every and iteration % args.eval_every == 0:
-            eval_return = np.mean(evaluate(numpy_policy(agent, args), eval_env, obs_stats, 3, args))
+        due = args.eval_every and iteration % args.eval_every == 0
+        eval_returns = evaluate(numpy_policy(agent, args), eval_env, obs_stats, 3, args) if due else [math.nan]
         before, seconds = seconds, time.perf_counter() - started
         mean_return, mean_length = np.mean(episodes, axis=0).tolist() if episodes else (math.nan, math.nan)
-        returns = dict(episodic_return=mean_return, episodic_length=mean_length, eval_return=float(eval_return))
+        returns = dict(
+            episodic_return=mean_return, episodic_length=mean_length, eval_return=float(np.mean(eval_returns))
+        )
         speed = dict(lr=lr, SPS=batch_size / (seconds - before), seconds=seconds)
-        log.write(iteration, {"global_step": global_step} | returns | losses._asdict() | row | speed)
+        row = {"global_step": global_step} | returns | losses._asdict() | row | speed
+        log.write(iteration, row, failure_signatures(row, action_space))
         if signals or iteration % args.checkpoint_every == 0 or iteration == num_iterations:
             save_checkpoint(folder, state, rng, iteration, seconds, args)
         if signals:
@@ -865,10 +860,13 @@ def main(args: Args) -> int:
             print(f"stopped at step {global_step}; go on with --resume {folder}")
             return 128 + signals[0]
 
-    returns = evaluate(numpy_policy(agent, args), final_env, obs_stats, args.eval_episodes, args)
-    result = {"mean": np.mean(returns), "std": np.std(returns), "episodes": len(returns), "returns": returns}
-    write_atomic(folder / "evaluation.json", json.dumps(result | {"global_step": num_iterations * batch_size}).encode())
-    log.close(returns)
+    returns = evaluate(numpy_policy(agent, args), final_env, obs_stats, args.eval_episodes, args, frozen)
+    result = dict(mean=float(np.mean(returns)), std=float(np.std(returns)), episodes=len(returns), returns=returns)
+    if log:
+        log.close(result)
+    for env in (envs, eval_env, final_env):
+        env.close()
+    print("evaluation: mean={mean:.2f} std={std:.2f} episodes={episodes}".format(**result))
     return 0
 
 

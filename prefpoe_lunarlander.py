@@ -1,0 +1,866 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["torch==2.13.0", "gymnasium[mujoco,box2d]==1.4.0", "numpy>=2.2", "tyro>=1.0", "tqdm>=4.67", "wandb>=0.31"]
+# ///
+"""PrefPoE for discrete actions: PPO acting with a product of two policy heads (arXiv 2511.08241).
+
+    python prefpoe_lunarlander.py --env-id LunarLander-v3 --seed 1 # train, evaluate, save under runs/
+    python prefpoe_lunarlander.py --resume runs/<run>               # go on after an interruption
+    python prefpoe_lunarlander.py --evaluate runs/<run>             # evaluate only
+    python prefpoe_lunarlander.py --help                            # every option
+
+The main expert pi_theta and the preference expert pi_p share one backbone. Actions come from their
+product pi_f ~ pi_theta * pi_p^lambda, PPO trains that product, and the preference is trained to put
+its mass on actions of high advantage. Read on from `Args` to `main`, whose loop is Algorithm 1.
+"""
+
+import csv
+import difflib
+import importlib
+import io
+import json
+import math
+import os
+import platform
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Literal, NamedTuple, NoReturn
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from torch import nn
+from torch.func import functional_call, grad_and_value
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from tqdm import tqdm
+
+
+@dataclass
+class Args:
+    env_id: str = "LunarLander-v3"
+    """Gymnasium id of an environment with a Discrete action space"""
+    seed: int = 1
+    """seed of the environments, the initial weights and the action noise"""
+    total_timesteps: int = 1_000_000
+    """environment steps to train for, over all environments"""
+    exp_name: str = Path(__file__).stem
+    """name of the experiment, part of the run's name"""
+    run_name: str = ""
+    """folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>)"""
+    resume: str = ""
+    """run folder to go on with; every other argument then comes from its config.json"""
+    evaluate: str = ""
+    """run folder or checkpoint to evaluate, without training"""
+    cuda: bool = False
+    """update on the GPU (acting stays on the CPU, where a network of this size is faster)"""
+    compile: bool = True
+    """compile the update with torch.compile; without a C++ compiler it runs eagerly"""
+
+    learning_rate: float = 3e-4
+    """Adam's learning rate"""
+    anneal_lr: bool = True
+    """let the learning rate fall linearly to 0"""
+    num_envs: int = 1
+    """environments stepped in turn"""
+    num_steps: int = 2048
+    """steps in each environment between two updates"""
+    gamma: float = 0.99
+    """discount factor"""
+    gae_lambda: float = 0.95
+    """lambda of generalized advantage estimation"""
+    num_minibatches: int = 32
+    """minibatches an epoch"""
+    update_epochs: int = 10
+    """passes over each batch"""
+    clip_coef: float = 0.2
+    """epsilon of the clipped surrogate and of the clipped value loss"""
+    ent_coef: float = 0.0
+    """weight of the entropy bonus of the acting policy"""
+    vf_coef: float = 0.5
+    """weight of the value loss"""
+    max_grad_norm: float = 0.5
+    """largest norm of the gradient"""
+    norm_obs: bool = False
+    """normalise observations by running statistics and clip them to +-10"""
+    norm_reward: bool = False
+    """divide rewards by the running std of the discounted return and clip them to +-10"""
+
+    fusion: Literal["poe", "linear", "none"] = "poe"
+    """act with the product of the experts, with their average, or with the main expert alone"""
+    lambda_pref: float = 1.0
+    """lambda, the weight of the preference in the fusion"""
+    beta1: float = 0.2
+    """beta_1, the weight of the advantages in L_pref; the literature uses 0.1 to 0.4"""
+    alpha: float = 0.2
+    """alpha, the weight of the preference's entropy in L_pref; 0.1 to 0.4"""
+    w_pref: float = 0.05
+    """weight of L_pref in the total loss; 0.005 to 0.2"""
+    w_cons: float = 0.1
+    """weight of L_cons, the KL from the fused policy to the preference; 0.02 to 0.2"""
+    anneal_pref: bool = False
+    """let alpha and w_cons fall linearly to 0"""
+    advantage_noise: float = 0.0
+    """std of the Gaussian noise added to the advantages that the preference sees"""
+
+    eval_every: int = 25
+    """iterations between two evaluations of the deterministic policy, 3 episodes each (0: never)"""
+    eval_episodes: int = 10
+    """episodes of the evaluation at the end"""
+    eval_deterministic: bool = True
+    """evaluate the mode of the policy rather than samples of it"""
+    checkpoint_every: int = 10
+    """iterations between two checkpoints"""
+    capture_video: bool = False
+    """record the episodes of the evaluation at the end as mp4 (needs moviepy)"""
+    track: bool = False
+    """log to Weights & Biases"""
+    wandb_project_name: str = "prefpoe"
+    """project on Weights & Biases; group and tags come from WANDB_RUN_GROUP and WANDB_TAGS"""
+    wandb_entity: str | None = None
+    """team on Weights & Biases"""
+
+
+def make_env(env_id: str, video_folder: Path | None = None) -> gym.Env:
+    """One environment with flat observations; exits with one line where it cannot be made."""
+    if env_id == "LunarLander-v2" and env_id not in gym.registry:
+        print("LunarLander-v2: registered as v3, which without wind is the same physics; this gymnasium has no v2")
+        v3 = gym.spec("LunarLander-v3")
+        gym.register(env_id, v3.entry_point, v3.reward_threshold, max_episode_steps=v3.max_episode_steps)
+    try:
+        env = gym.make(env_id, render_mode="rgb_array" if video_folder else None)
+    except gym.error.DependencyNotInstalled as error:
+        fail(f"--env-id {env_id}: {error}; run pip install 'gymnasium[mujoco,box2d]==1.4.0'")
+    except (gym.error.Error, ImportError) as error:
+        near = difflib.get_close_matches(env_id, gym.registry, n=3)
+        fail(f"--env-id {env_id}: {error}" + (f" Near names: {', '.join(near)}" if near else ""))
+    if not isinstance(env.observation_space, gym.spaces.Box) or len(env.observation_space.shape) != 1:
+        env = gym.wrappers.FlattenObservation(env)
+    if video_folder:
+        if "DISPLAY" not in os.environ and sys.platform == "linux":
+            os.environ.setdefault("MUJOCO_GL", "egl")
+        try:
+            importlib.import_module("moviepy")
+            env.reset()
+            env.render()
+        except Exception as error:  # noqa: BLE001 (each renderer raises its own)
+            fail(f"--capture-video: cannot record here ({error}); pip install moviepy, or set MUJOCO_GL=osmesa")
+        env = gym.wrappers.RecordVideo(env, str(video_folder), episode_trigger=lambda episode: True)
+    return env
+
+
+def check_action_space(env_id: str, action_space: gym.Space) -> None:
+    """Exit with one line where this script's policy does not fit the action space."""
+    if not isinstance(action_space, gym.spaces.Discrete):
+        other = "prefpoe_continuous.py" if isinstance(action_space, gym.spaces.Box) else "another algorithm"
+        fail(f"--env-id {env_id}: this script needs a Discrete action space, not {action_space}; use {other}")
+
+
+class VecEnv(gym.vector.SyncVectorEnv):
+    """`SyncVectorEnv` in SAME_STEP autoreset mode, with a step that has a tenth of its overhead.
+
+    An episode's last transition is a real one: `step` returns its reward and flags together with the
+    first observation of the next episode, and its own last observation in `info["final_obs"]`.
+    """
+
+    def __init__(self, env_id: str, num_envs: int):
+        autoreset_mode = gym.vector.AutoresetMode.SAME_STEP
+        super().__init__([lambda: make_env(env_id)] * num_envs, autoreset_mode=autoreset_mode)
+        self.episode_return, self.episode_length = np.zeros(num_envs), np.zeros(num_envs, dtype=int)
+
+    def step(self, actions: np.ndarray):
+        """actions (num_envs, ...) -> obs (num_envs, obs_dim), reward, terminated, truncated, info.
+
+        `info["final_obs"]` maps the index of each environment whose episode ended to its last
+        observation, (obs_dim,); `info["episodes"]` lists (return, length) of those episodes.
+        """
+        steps, final_obs, episodes = [], {}, []
+        for i, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
+            obs, reward, terminated, truncated, _ = env.step(action)
+            self.episode_return[i] += reward
+            self.episode_length[i] += 1
+            if terminated or truncated:
+                final_obs[i] = obs
+                episodes.append((float(self.episode_return[i]), int(self.episode_length[i])))
+                self.episode_return[i] = self.episode_length[i] = 0
+                obs, _ = env.reset()
+            steps.append((obs, reward, terminated, truncated))
+        return *map(np.array, zip(*steps, strict=True)), {"final_obs": final_obs, "episodes": episodes}
+
+
+class RunningMeanStd:
+    """Mean and variance of all rows seen so far (Welford 1962), in float64, updated in place."""
+
+    def __init__(self, shape: tuple[int, ...], enabled: bool):
+        self.enabled = enabled
+        self.count, self.mean, self.m2 = np.array(1e-4), np.zeros(shape), np.full(shape, 1e-4)
+
+    def update(self, rows: np.ndarray) -> None:
+        """Take in rows (N, *shape)."""
+        for row in rows:
+            self.count += 1
+            delta = row - self.mean
+            self.mean += delta / self.count
+            self.m2 += delta * (row - self.mean)
+
+    def std(self) -> np.ndarray:
+        return np.sqrt(self.m2 / self.count + 1e-8)
+
+    def normalize(self, rows: np.ndarray) -> np.ndarray:
+        """Rows (N, *shape) shifted, scaled and clipped to +-10; unchanged where not enabled."""
+        if not self.enabled:
+            return rows
+        return np.minimum(np.maximum((rows - self.mean) / self.std(), -10.0), 10.0)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(getattr(self, name)) for name in ("count", "mean", "m2")}
+
+
+def observe(obs: np.ndarray, obs_stats: RunningMeanStd, update: bool) -> np.ndarray:
+    """Observations (N, obs_dim) as the network sees them, float32."""
+    if update and obs_stats.enabled:
+        obs_stats.update(obs)
+    return obs_stats.normalize(obs).astype(np.float32)
+
+
+def scale_rewards(rewards, done, return_stats: RunningMeanStd, discounted: np.ndarray, gamma: float) -> np.ndarray:
+    """Divide rewards (num_steps, num_envs) by the running std of the discounted return, clip to +-10.
+
+    `discounted` (num_envs,) is that return for the episodes under way, brought up to date in place.
+    """
+    if not return_stats.enabled:
+        return rewards
+    scaled = np.empty_like(rewards)
+    for t in range(len(rewards)):
+        discounted[:] = gamma * discounted + rewards[t]
+        return_stats.update(discounted)
+        scaled[t] = rewards[t] / return_stats.std()
+        discounted[done[t]] = 0.0
+    return np.clip(scaled, -10.0, 10.0)
+
+
+class Categorical(NamedTuple):
+    """Distribution over n actions; log_p (batch, n) is normalised."""
+
+    log_p: torch.Tensor
+
+    def log_prob(self, action: torch.Tensor) -> torch.Tensor:
+        """log p(a) of actions (batch,): (batch,)."""
+        return self.log_p.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self) -> torch.Tensor:
+        """-sum_a p log p: (batch,)."""
+        return -(self.log_p.exp() * self.log_p).sum(-1)
+
+    def kl(self, other: "Categorical") -> torch.Tensor:
+        """KL(self || other) in closed form: (batch,)."""
+        return (self.log_p.exp() * (self.log_p - other.log_p)).sum(-1)
+
+    def distance(self, other: "Categorical") -> torch.Tensor:
+        """Total variation, the share of probability placed differently: (batch,)."""
+        return 0.5 * (self.log_p.exp() - other.log_p.exp()).abs().sum(-1)
+
+    @property
+    def std(self) -> torch.Tensor:
+        """Standard deviation of each component of the one-hot action: (batch, n)."""
+        return (self.log_p.exp() * -self.log_p.expm1()).clamp(min=0).sqrt()
+
+
+def layer_init(layer: nn.Linear, gain: float = math.sqrt(2)) -> nn.Linear:
+    """Orthogonal weights of that gain, biases 0."""
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Agent(nn.Module):
+    """One backbone with three heads: main expert pi_theta, preference expert pi_p, and value."""
+
+    def __init__(self, obs_dim: int, action_space: gym.spaces.Discrete):
+        super().__init__()
+        first, second = layer_init(nn.Linear(obs_dim, 64)), layer_init(nn.Linear(64, 64))
+        self.backbone = nn.Sequential(first, nn.Tanh(), second, nn.Tanh())
+        self.critic = layer_init(nn.Linear(64, 1), 1.0)
+        self.actor_logits = layer_init(nn.Linear(64, int(action_space.n)), 0.01)
+        self.preference_logits = layer_init(nn.Linear(64, int(action_space.n)), 0.01)
+        self.action_range = 1.0  # of a probability
+
+    def forward(self, obs: torch.Tensor) -> tuple[Categorical, Categorical, torch.Tensor]:
+        """obs (batch, obs_dim) -> main expert, preference expert, value (batch,)."""
+        hidden = self.backbone(obs)
+        main = Categorical(self.actor_logits(hidden).log_softmax(-1))
+        pref = Categorical(self.preference_logits(hidden).log_softmax(-1))
+        return main, pref, self.critic(hidden).squeeze(-1)
+
+
+def fuse(main: Categorical, pref: Categorical, args: Args) -> Categorical:
+    """The policy that acts, pi_f, with weight lambda.
+
+    poe:     log pi_f = log pi_theta + lambda log pi_p, renormalised over the actions.
+    linear:  probabilities averaged with weights 1 : lambda, the contrast.
+    none:    the main expert alone.
+    """
+    if args.fusion == "none":
+        return main
+    if args.fusion == "linear":
+        return Categorical(((main.log_p.exp() + args.lambda_pref * pref.log_p.exp()) / (1 + args.lambda_pref)).log())
+    return Categorical((main.log_p + args.lambda_pref * pref.log_p).log_softmax(-1))
+
+
+class Batch(NamedTuple):
+    """One iteration's data, each (batch, ...); log_prob is that of the policy that acted."""
+
+    obs: torch.Tensor
+    action: torch.Tensor
+    log_prob: torch.Tensor
+    value: torch.Tensor
+    advantage: torch.Tensor
+    returns: torch.Tensor
+    A_norm: torch.Tensor
+
+
+class Losses(NamedTuple):
+    """Scalars of one minibatch; `loss` is what is minimised."""
+
+    loss: torch.Tensor
+    policy_loss: torch.Tensor
+    value_loss: torch.Tensor
+    approx_kl: torch.Tensor
+    clipfrac: torch.Tensor
+    pref_loss: torch.Tensor
+    cons_loss: torch.Tensor
+
+
+def normalized(advantage: torch.Tensor) -> torch.Tensor:
+    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+
+
+def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, ...]:
+    """Clipped surrogate + vf_coef * clipped value loss - ent_coef * entropy (Schulman et al. 2017).
+
+    `policy` is the one that acts, at new weights. Returns that sum and its parts: policy_loss, value_loss, approx_kl (k3 of Schulman 2020), clipfrac.
+    """
+    log_ratio = policy.log_prob(batch.action) - batch.log_prob
+    ratio, advantage = log_ratio.exp(), normalized(batch.advantage)
+    clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
+    policy_loss = -torch.min(advantage * ratio, advantage * clipped_ratio).mean()
+
+    clipped_value = batch.value + (value - batch.value).clamp(-args.clip_coef, args.clip_coef)
+    value_loss = 0.5 * torch.max((value - batch.returns) ** 2, (clipped_value - batch.returns) ** 2).mean()
+
+    loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * policy.entropy().mean()
+    clipfrac = ((ratio - 1).abs() > args.clip_coef).float().mean()
+    return loss, policy_loss, value_loss, (ratio - 1 - log_ratio).mean(), clipfrac
+
+
+def preference_loss(pref, action, A_norm, beta1: float, alpha: float | torch.Tensor) -> torch.Tensor:
+    """L_pref = -beta_1 E[A_norm log pi_p(a|s)] - alpha E[H(pi_p)].
+
+    Theorem 1: where the actions are drawn from pi_p itself, the fixed point is the Boltzmann
+    distribution ~ exp(beta_1 A / alpha). Here pi_f draws them, so that holds only approximately.
+    """
+    return -beta1 * (A_norm * pref.log_prob(action)).mean() - alpha * pref.entropy().mean()
+
+
+def total_loss(agent_output: tuple, batch: Batch, anneal_pref: torch.Tensor, args: Args) -> Losses:
+    """L_total = L_PPO(pi_f) + w_pref L_pref + w_cons L_cons, with L_cons = E[KL(pi_f || pi_p)].
+
+    The gradient of L_cons reaches both experts; on pi_f it acts as an entropy bonus.
+    """
+    main, pref, value = agent_output
+    fused = fuse(main, pref, args)
+    loss, *ppo_parts = ppo_loss(fused, value, batch, args)
+    pref_loss = preference_loss(pref, batch.action, batch.A_norm, args.beta1, args.alpha * anneal_pref)
+    cons_loss = fused.kl(pref).mean()
+    loss = loss + args.w_pref * pref_loss + args.w_cons * anneal_pref * cons_loss
+    return Losses(loss, *ppo_parts, pref_loss, cons_loss)
+
+
+def gae(rewards, values, next_values, terminated, done, gamma: float, gae_lambda: float) -> np.ndarray:
+    """Generalized advantage estimation (Schulman et al. 2016); all arrays (num_steps, num_envs).
+
+    delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t);  A_t = delta_t + gamma lambda A_t+1
+    s'_t is the state that really followed, at an episode's end its final observation: only a
+    termination zeroes the bootstrap, and no sum runs across an episode's end.
+    """
+    advantages = rewards + gamma * ~terminated * next_values - values
+    for t in reversed(range(len(rewards) - 1)):
+        advantages[t] += gamma * gae_lambda * ~done[t] * advantages[t + 1]
+    return advantages
+
+
+def numpy_policy(agent: Agent, args: Args) -> Callable:
+    """The acting policy in numpy: torch takes 150 us for the few us of work in one observation.
+
+    Returns `act(obs, noise)`: obs (N, obs_dim) and noise from `sample_noise`, or 0 for the mode ->
+    action (N,).
+    """
+    weights = {name: value.detach().cpu().numpy().copy().T for name, value in agent.named_parameters()}
+    (W1, b1), (W2, b2), (W_main, b_main), (W_pref, b_pref) = (
+        (np.ascontiguousarray(weights[f"{layer}.weight"]), weights[f"{layer}.bias"])
+        for layer in ("backbone.0", "backbone.2", "actor_logits", "preference_logits")
+    )
+
+    def act(obs: np.ndarray, noise: np.ndarray | float) -> np.ndarray:
+        hidden = np.tanh(np.tanh(obs @ W1 + b1) @ W2 + b2)
+        main, pref = hidden @ W_main + b_main, hidden @ W_pref + b_pref
+        if args.fusion == "linear":
+            main, pref = (x - np.logaddexp.reduce(x, axis=-1, keepdims=True) for x in (main, pref))
+            return np.argmax(np.log(np.exp(main) + args.lambda_pref * np.exp(pref)) + noise, axis=-1)
+        return np.argmax(main + (args.lambda_pref * pref if args.fusion == "poe" else 0) + noise, axis=-1)
+
+    return act
+
+
+def sample_noise(rng: np.random.Generator, size: tuple[int, ...], action_space: gym.Space) -> np.ndarray:
+    """Gumbel noise (*size, n): the argmax of log p + noise is a sample of p."""
+    return rng.gumbel(size=(*size, int(action_space.n)))
+
+
+def clip_action(action: np.ndarray, action_space: gym.Space) -> np.ndarray:
+    """Discrete actions need no clipping."""
+    return action
+
+
+class Rollout(NamedTuple):
+    """Transitions, each (num_steps, num_envs, ...); obs and next_obs as the network sees them."""
+
+    obs: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+    next_obs: np.ndarray
+    terminated: np.ndarray
+    done: np.ndarray
+
+
+def collect(envs: VecEnv, obs: np.ndarray, act: Callable, obs_stats, rng, args: Args) -> tuple[Rollout, list]:
+    """Act for `num_steps` steps from `obs` (num_envs, obs_dim), which continues in `rollout.next_obs`.
+
+    Returns the rollout and (return, length) of each episode that ended, in the environment's rewards.
+    """
+    noise = sample_noise(rng, (args.num_steps, args.num_envs), envs.single_action_space)
+    transitions, episodes = [], []
+    for t in range(args.num_steps):
+        action = act(obs, noise[t])
+        raw_obs, reward, terminated, truncated, info = envs.step(clip_action(action, envs.single_action_space))
+        next_obs = real_next_obs = observe(raw_obs, obs_stats, update=True)
+        if info["final_obs"]:
+            real_next_obs = next_obs.copy()
+            for i, final_obs in info["final_obs"].items():
+                real_next_obs[i] = observe(final_obs, obs_stats, update=False)
+            episodes += info["episodes"]
+        transitions.append((obs, action, reward, real_next_obs, terminated, terminated | truncated))
+        obs = next_obs
+    return Rollout(*map(np.stack, zip(*transitions, strict=True))), obs, episodes
+
+
+@torch.no_grad()
+def make_batch(agent: Agent, rollout: Rollout, rewards: np.ndarray, rng, args: Args) -> tuple[Batch, dict]:
+    """Values, log-probabilities and advantages of a whole rollout in one pass, and its diagnostics."""
+    device = next(agent.parameters()).device
+    obs, action, next_obs = (
+        torch.from_numpy(x).to(device).flatten(0, 1) for x in (rollout.obs, rollout.action, rollout.next_obs)
+    )
+    main, pref, value = agent(obs)
+    values, next_values = (x.cpu().numpy().reshape(rewards.shape) for x in (value, agent(next_obs)[-1]))
+    advantages = gae(rewards, values, next_values, rollout.terminated, rollout.done, args.gamma, args.gae_lambda)
+    advantage = torch.from_numpy(advantages.astype(np.float32)).to(device).flatten()
+    A_norm = normalized(advantage)
+    if args.advantage_noise:
+        noise = rng.normal(0.0, args.advantage_noise, len(A_norm)).astype(np.float32)
+        A_norm = A_norm + torch.from_numpy(noise).to(device)
+    fused = fuse(main, pref, args)
+    batch = Batch(obs, action, fused.log_prob(action), value, advantage, advantage + value, A_norm)
+    return batch, diagnostics(main, pref, fused, batch, agent.action_range)
+
+
+def diagnostics(main, pref, fused, batch: Batch, action_range) -> dict[str, float]:
+    """How the experts stand to each other on the states of a batch, before its update.
+
+    variance_reduced is the share of states where tr S_f < min(tr S_theta, tr S_p); with lambda < 1
+    the product need not be sharper than the preference. guidance is corr(A_norm, log pi_p(a|s)).
+    """
+    row, trace = {}, {}
+    for name, policy in {"main": main, "pref": pref, "fused": fused}.items():
+        trace[name] = policy.std.square().sum(-1)
+        row[f"entropy_{name}"] = policy.entropy().mean()
+        row[f"sigma_{name}"] = policy.std.mean()
+        row[f"trace_{name}"] = trace[name].mean()
+    row["variance_reduced"] = (trace["fused"] < torch.min(trace["main"], trace["pref"])).float().mean()
+    row["kl_fused_pref"] = fused.kl(pref).mean()
+    row["kl_fused_main"] = fused.kl(main).mean()
+    row["mean_difference"] = (main.distance(pref) / action_range).mean()
+    row["guidance"] = torch.corrcoef(torch.stack([batch.A_norm, pref.log_prob(batch.action)]))[0, 1]
+    row["explained_variance"] = 1 - (batch.returns - batch.value).var() / batch.returns.var()
+    return {name: value.item() for name, value in row.items()}
+
+
+class Adam(NamedTuple):
+    """Adam's moments for all parameters as one vector, (num_params,), and its step count t."""
+
+    m: torch.Tensor
+    v: torch.Tensor
+    t: torch.Tensor
+
+
+def make_step(agent: Agent, args: Args) -> Callable:
+    """Build `step(params, adam, batch, lr, anneal_pref) -> losses`, in place on params and adam.
+
+    Gradient, clipping and Adam (Kingma & Ba 2015) on one flat vector of parameters compile into a
+    single graph, several times as fast as backward() and an optimizer.
+    """
+    names, sizes = [], []
+    for name, value in agent.named_parameters():
+        names.append((name, value.shape))
+        sizes.append(value.numel())
+
+    def loss(params: torch.Tensor, batch: Batch, anneal_pref: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        weights = {name: x.view(shape) for (name, shape), x in zip(names, params.split(sizes), strict=True)}
+        losses = total_loss(functional_call(agent, weights, (batch.obs,)), batch, anneal_pref, args)
+        return losses.loss, torch.stack(losses)
+
+    def step(params, adam: Adam, batch: Batch, lr: torch.Tensor, anneal_pref: torch.Tensor) -> torch.Tensor:
+        gradient, (_, losses) = grad_and_value(loss, has_aux=True)(params, batch, anneal_pref)
+        gradient = gradient * (args.max_grad_norm / (gradient.norm() + 1e-6)).clamp(max=1.0)
+        adam.t.add_(1)  # in float64, and of shape (1,) since inductor drops in-place changes of 0-dim tensors
+        adam.m.lerp_(gradient, 1 - 0.9)
+        adam.v.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
+        m_hat, v_hat = adam.m / (1 - 0.9**adam.t).float(), adam.v / (1 - 0.999**adam.t).float()
+        params.sub_(lr * m_hat / (v_hat.sqrt() + 1e-5))
+        return losses
+
+    return compiled(step) if args.compile else step
+
+
+def compiled(function: Callable) -> Callable:
+    """torch.compile, falling back to the function itself where compiling it fails, as without a compiler."""
+    calls = [torch.compile(function, fullgraph=True, dynamic=False)]
+
+    def call(*inputs):
+        try:
+            return calls[-1](*inputs)
+        except Exception as error:
+            if calls[-1] is function:
+                raise
+            print(f"torch.compile failed, going on eagerly and slower: {str(error).strip().splitlines()[0]}")
+            calls.append(function)
+            return function(*inputs)
+
+    return call
+
+
+def update(step: Callable, params, adam: Adam, batch: Batch, lr: float, anneal: float, rng, args: Args) -> Losses:
+    """`update_epochs` passes over the batch in shuffled minibatches; returns the mean losses."""
+    lr, anneal = (torch.tensor(x, device=params.device) for x in (lr, anneal))
+    total = torch.zeros(len(Losses._fields), device=params.device)
+    for _ in range(args.update_epochs):
+        order = torch.from_numpy(rng.permutation(len(batch.obs))).to(params.device)
+        columns = [column[order].chunk(args.num_minibatches) for column in batch]
+        for minibatch in zip(*columns, strict=True):
+            total += step(params, adam, Batch(*minibatch), lr, anneal)
+    return Losses(*(total / (args.update_epochs * args.num_minibatches)).tolist())
+
+
+def evaluate(act: Callable, env: gym.Env, obs_stats: RunningMeanStd, episodes: int, args: Args, frozen=True) -> list:
+    """Returns of `episodes` episodes in the environment's own rewards, statistics frozen.
+
+    Episode k is seeded with 2**30 + k: training seeds are below 2**30. With frozen=False statistics
+    are gathered on the way, for weights that come without.
+    """
+    rng, returns = np.random.default_rng(args.seed), []
+    for episode in range(episodes):
+        obs, _ = env.reset(seed=2**30 + episode)
+        episode_return, done = 0.0, False
+        while not done:
+            noise = 0.0 if args.eval_deterministic else sample_noise(rng, (1,), env.action_space)
+            action = act(observe(obs[None], obs_stats, update=not frozen), noise)
+            obs, reward, terminated, truncated, _ = env.step(clip_action(action, env.action_space)[0])
+            episode_return += float(reward)
+            done = terminated or truncated
+        returns.append(episode_return)
+    return returns
+
+
+def failure_signatures(row: dict[str, float], action_space: gym.Space) -> list[str]:
+    """The known failures of the preference that show in a row of metrics.csv, each with the flag to turn."""
+    least_entropy = 0.05 * math.log(action_space.n)
+    signatures = {
+        "the preference's entropy is collapsing (below 5 % of log n): raise --alpha": row["entropy_pref"]
+        < least_entropy,
+        "the experts differ on over 15 % of the probability: raise --w-cons": row["mean_difference"] > 0.15,
+    }
+    return [advice for advice, present in signatures.items() if present]
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """A crash or a full disk at any moment leaves the old file or the new one, never half of one."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(folder: Path, state: dict, rng: np.random.Generator, iteration: int, seconds: float, args: Args):
+    """Write checkpoint.pt; `state` holds dicts of tensors that share memory with what training changes."""
+    progress = dict(iteration=iteration, global_step=iteration * args.num_envs * args.num_steps, seconds=seconds)
+    rngs = dict(numpy_rng=json.dumps(rng.bit_generator.state), torch_rng=torch.get_rng_state())
+    torch.save(state | progress | rngs | {"args": asdict(args)}, buffer := io.BytesIO())
+    write_atomic(folder / "checkpoint.pt", buffer.getvalue())
+
+
+def load_checkpoint(path: str) -> dict:
+    """A run's checkpoint or the authors' weights, in the same form; exits with one line where there is none."""
+    file = Path(path) / "checkpoint.pt" if Path(path).is_dir() else Path(path)
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        if "agent" not in checkpoint:  # a plain state dict; the authors' critic repeats the shared backbone
+            weights = {name: value for name, value in checkpoint.items() if not name.startswith("critic.0.")}
+            checkpoint = {"agent": {name.replace("critic.1.", "critic."): value for name, value in weights.items()}}
+        return checkpoint
+    except FileNotFoundError:
+        fail(f"{file}: there is no such checkpoint")
+    except Exception as error:  # noqa: BLE001 (a damaged file raises many kinds)
+        fail(f"{file} is no readable checkpoint, perhaps cut short ({type(error).__name__})")
+
+
+def restore(state: dict, checkpoint: dict, path: str, args: Args) -> None:
+    """Copy a checkpoint's tensors into those of `state`; exits with one line where they do not fit."""
+    for group in state.keys() & checkpoint.keys():
+        if difference := state[group].keys() ^ checkpoint[group].keys():
+            fail(f"{path} is of another script: {', '.join(sorted(difference))} in only one of the two")
+        for name, tensor in state[group].items():
+            if (shape := checkpoint[group][name].shape) != tensor.shape:
+                sizes = f"{name} is {tuple(shape)} there and {tuple(tensor.shape)} here"
+                fail(f"{path} is of an environment of another shape than --env-id {args.env_id}: {sizes}")
+            tensor.data.copy_(checkpoint[group][name])
+
+
+class Log:
+    """metrics.csv, the progress on the screen, and Weights & Biases."""
+
+    def __init__(self, folder: Path, args: Args, iteration: int):
+        names = ("torch", "gymnasium", "mujoco", "box2d", "numpy")
+        versions = {package.name: package.version for package in distributions() if package.name in names}
+        config = asdict(args) | {"resume": "", "versions": {"python": platform.python_version()} | versions}
+        metrics = folder / "metrics.csv"
+        rows = metrics.read_bytes().splitlines(keepends=True) if iteration else []
+        write_atomic(metrics, b"".join(rows[: iteration + 1]))  # a resumed run writes the later ones again
+        write_atomic(folder / "config.json", json.dumps(config, indent=2).encode())
+        self.metrics = open(metrics, "a", newline="")  # noqa: SIM115 (open as long as the run)
+        self.folder, self.warned, self.wandb = folder, set(), start_wandb(folder, args, config) if args.track else None
+        done = iteration * args.num_envs * args.num_steps
+        self.bar = tqdm(total=args.total_timesteps, initial=done, unit="step", disable=not sys.stderr.isatty())
+
+    def write(self, iteration: int, row: dict[str, float], advice: list[str]) -> None:
+        writer = csv.DictWriter(self.metrics, row)
+        if self.metrics.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
+        self.metrics.flush()
+        if self.wandb:
+            self.wandb.log({name: x for name, x in row.items() if not math.isnan(x)}, step=row["global_step"])
+        progress = f"return={row['episodic_return']:.1f} SPS={row['SPS']:.0f}"
+        if self.bar.disable and iteration % 10 == 0:
+            print(f"step={row['global_step']} {progress} eval_return={row['eval_return']:.1f}", flush=True)
+        self.bar.set_postfix_str(progress, refresh=False)
+        self.bar.update(row["global_step"] - self.bar.n)
+        for message in set(advice) - self.warned:
+            self.bar.write(f"warning: {message}", file=sys.stderr)
+            self.warned.add(message)
+
+    def close(self, evaluation: dict | None = None) -> None:
+        self.bar.close()
+        if evaluation:
+            write_atomic(self.folder / "evaluation.json", json.dumps(evaluation).encode())
+        if self.wandb:
+            if evaluation:
+                self.wandb.summary.update({"evaluation": evaluation})
+                self.wandb.log_artifact(str(self.folder / "checkpoint.pt"), name=self.folder.name, type="model")
+            self.wandb.finish()
+
+
+def start_wandb(folder: Path, args: Args, config: dict):
+    import wandb
+
+    offline = "WANDB_MODE" not in os.environ and not wandb.login(prompt=False)
+    if offline:
+        print(f"no Weights & Biases login: logging offline; later, run: wandb sync {folder}/wandb/offline-run-*")
+    names = dict(project=args.wandb_project_name, entity=args.wandb_entity, name=folder.name, id=folder.name)
+    return wandb.init(**names, dir=folder, config=config, resume="allow", mode="offline" if offline else None)
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """End the program with one line on stderr."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(code)
+
+
+def parse_args(argv: list[str] | None = None) -> Args:
+    """The command line; with --resume or --evaluate, on top of the arguments saved with the run."""
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    source, saved = args.resume or args.evaluate, {}
+    if args.resume:
+        try:
+            saved = json.loads((Path(source) / "config.json").read_text())
+        except (OSError, ValueError) as error:
+            fail(f"--resume {source}: no run to go on with, its config.json cannot be read ({error})")
+        saved.pop("versions", None)
+    elif args.evaluate:
+        saved = load_checkpoint(source).get("args", {})
+    if unknown := saved.keys() - asdict(args).keys():
+        fail(f"{source} is of another script: this one knows no {', '.join(sorted(unknown))}")
+    saved = Args(**saved | {"resume": args.resume, "evaluate": args.evaluate})
+    args = tyro.cli(Args, args=argv, description=__doc__, default=saved)
+    for name, value in asdict(args).items():
+        if args.resume and value != getattr(saved, name):
+            flag = f"--{name.replace('_', '-')} {value}"
+            fail(f"{flag} contradicts {getattr(saved, name)} in {source}/config.json: leave it out")
+    check_args(args)
+    return args
+
+
+def check_args(args: Args, signed: tuple[str, ...] = ()) -> None:
+    """Exit with one line that names the first argument out of range; `signed` ones may be negative."""
+    at_least = dict(seed=0, eval_every=0)
+    for name, value in asdict(args).items():
+        flag = f"--{name.replace('_', '-')} {value}"
+        if type(value) is int and value < at_least.get(name, 1):
+            fail(f"{flag}: give an integer of at least {at_least.get(name, 1)}")
+        if type(value) is float and not (math.isfinite(value) and (value >= 0 or name in signed)):
+            fail(f"{flag}: give a finite number of at least 0")
+        if name in ("gamma", "gae_lambda") and value > 1:
+            fail(f"{flag}: give a number in [0, 1]")
+    batch_size = args.num_envs * args.num_steps
+    if batch_size % args.num_minibatches or batch_size < 2 * args.num_minibatches:
+        fail(f"--num-minibatches {args.num_minibatches}: num_envs * num_steps = {batch_size} must be a multiple >= 2")
+    if args.total_timesteps < batch_size:
+        fail(f"--total-timesteps {args.total_timesteps}: give at least num_envs * num_steps = {batch_size}")
+    if args.run_name and (Path(args.run_name).name != args.run_name or args.run_name == ".."):
+        fail(f"--run-name {args.run_name}: give the name of one folder inside runs/")
+    if args.resume and args.evaluate:
+        fail("--resume and --evaluate: give only one of them")
+    if args.cuda and not torch.cuda.is_available():
+        fail("--cuda: torch sees no GPU here; leave it out")
+
+
+def stop_signals() -> list[int]:
+    """A list that Ctrl-C and SIGTERM append themselves to; a second one ends the program at once."""
+    received = []
+
+    def receive(number: int, frame: object) -> None:
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, receive)
+    return received
+
+
+def main(args: Args) -> int:
+    torch.set_num_threads(1)  # a network of this size is slower on more
+    warnings.filterwarnings("ignore", message=".*is out of date.*")  # the published results are on -v4
+    signals = stop_signals()
+    source = args.resume or args.evaluate
+    name = args.run_name or f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}".replace("/", "_")
+    folder = Path(source) if source else Path("runs") / name
+    if not source and (folder / "config.json").exists():
+        fail(f"--run-name {name}: {folder} exists; give another name, or --resume {folder}")
+    if args.resume and (folder / "evaluation.json").exists():
+        print(f"{folder} is finished, nothing to resume")
+        return 0
+
+    video_folder = (folder if folder.is_dir() or not source else folder.parent) / "videos"
+    final_env = make_env(args.env_id, video_folder if args.capture_video else None)
+    action_space = final_env.action_space
+    check_action_space(args.env_id, action_space)
+    envs, eval_env = VecEnv(args.env_id, args.num_envs), make_env(args.env_id)
+
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    obs_dim = envs.single_observation_space.shape[0]
+    agent = Agent(obs_dim, action_space).to("cuda" if args.cuda else "cpu")
+    params = parameters_to_vector(agent.parameters()).detach()
+    vector_to_parameters(params, agent.parameters())  # from here on, the agent's weights are views of params
+    adam = Adam(torch.zeros_like(params), torch.zeros_like(params), params.new_zeros(1, dtype=torch.float64))
+    obs_stats, return_stats = RunningMeanStd((obs_dim,), args.norm_obs), RunningMeanStd((), args.norm_reward)
+    stats = dict(obs_stats=obs_stats.state_dict(), return_stats=return_stats.state_dict())
+    state = dict(agent=agent.state_dict(), adam=adam._asdict(), **stats)
+    checkpoint = load_checkpoint(source) if source else {}
+    restore(state, checkpoint, source, args)
+    first, seconds = checkpoint.get("iteration", 0), checkpoint.get("seconds", 0.0)
+    if args.resume:
+        rng.bit_generator.state = json.loads(checkpoint["numpy_rng"])
+        torch.set_rng_state(checkpoint["torch_rng"])
+    if not (frozen := not args.evaluate or "obs_stats" in checkpoint):
+        print("this checkpoint has no observation statistics: they are gathered on the fly")
+    if not source:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_checkpoint(folder, state, rng, 0, 0.0, args)
+        except OSError as error:
+            fail(f"--run-name {name}: cannot write to {folder} ({error.strerror}); make it writable")
+    batch_size = args.num_envs * args.num_steps
+    num_iterations = 0 if args.evaluate else args.total_timesteps // batch_size
+    log = None if args.evaluate else Log(folder, args, first)
+
+    step = make_step(agent, args)
+    seeds = np.random.SeedSequence((args.seed, first)).generate_state(args.num_envs) >> 2  # below 2**30
+    obs = observe(envs.reset(seed=seeds.tolist())[0], obs_stats, update=True)
+    discounted = np.zeros(args.num_envs)
+    started = time.perf_counter() - seconds
+    for iteration in range(first + 1, num_iterations + 1):  # Algorithm 1
+        remaining = 1 - (iteration - 1) / num_iterations
+        lr = args.learning_rate * (remaining if args.anneal_lr else 1.0)
+
+        rollout, obs, episodes = collect(envs, obs, numpy_policy(agent, args), obs_stats, rng, args)
+        rewards = scale_rewards(rollout.reward, rollout.done, return_stats, discounted, args.gamma)
+        batch, row = make_batch(agent, rollout, rewards, rng, args)
+        losses = update(step, params, adam, batch, lr, remaining if args.anneal_pref else 1.0, rng, args)
+
+        global_step = iteration * batch_size
+        if not math.isfinite(losses.loss):
+            log.close()
+            fail(f"the loss is {losses.loss} at step {global_step}; {folder} keeps the last good checkpoint", code=1)
+        due = args.eval_every and iteration % args.eval_every == 0
+        eval_returns = evaluate(numpy_policy(agent, args), eval_env, obs_stats, 3, args) if due else [math.nan]
+        before, seconds = seconds, time.perf_counter() - started
+        mean_return, mean_length = np.mean(episodes, axis=0).tolist() if episodes else (math.nan, math.nan)
+        returns = dict(
+            episodic_return=mean_return, episodic_length=mean_length, eval_return=float(np.mean(eval_returns))
+        )
+        speed = dict(lr=lr, SPS=batch_size / (seconds - before), seconds=seconds)
+        row = {"global_step": global_step} | returns | losses._asdict() | row | speed
+        log.write(iteration, row, failure_signatures(row, action_space))
+        if signals or iteration % args.checkpoint_every == 0 or iteration == num_iterations:
+            save_checkpoint(folder, state, rng, iteration, seconds, args)
+        if signals:
+            log.close()
+            print(f"stopped at step {global_step}; go on with --resume {folder}")
+            return 128 + signals[0]
+
+    returns = evaluate(numpy_policy(agent, args), final_env, obs_stats, args.eval_episodes, args, frozen)
+    result = dict(mean=float(np.mean(returns)), std=float(np.std(returns)), episodes=len(returns), returns=returns)
+    if log:
+        log.close(result)
+    for env in (envs, eval_env, final_env):
+        env.close()
+    print("evaluation: mean={mean:.2f} std={std:.2f} episodes={episodes}".format(**result))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(parse_args()))
+    except OSError as error:
+        fail(f"{error}; the last good checkpoint is kept", code=1)
