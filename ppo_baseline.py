@@ -136,12 +136,14 @@ def make_env(env_id: str, video_folder: Path | None = None) -> gym.Env:
     if not isinstance(env.observation_space, gym.spaces.Box) or len(env.observation_space.shape) != 1:
         env = gym.wrappers.FlattenObservation(env)
     if video_folder:
+        if "DISPLAY" not in os.environ and sys.platform == "linux":
+            os.environ.setdefault("MUJOCO_GL", "egl")
         try:
             importlib.import_module("moviepy")
             env.reset()
             env.render()
         except Exception as error:  # noqa: BLE001 (each renderer raises its own)
-            fail(f"--capture-video: cannot record here ({error}); pip install moviepy, and set MUJOCO_GL=egl or osmesa")
+            fail(f"--capture-video: cannot record here ({error}); pip install moviepy, or set MUJOCO_GL=osmesa")
         env = gym.wrappers.RecordVideo(env, str(video_folder), episode_trigger=lambda episode: True)
     return env
 
@@ -656,7 +658,7 @@ class Log:
             if evaluation:
                 self.wandb.summary.update({"evaluation": evaluation})
                 self.wandb.log_artifact(str(self.folder / "checkpoint.pt"), name=self.folder.name, type="model")
-            self.wandb.finish(quiet=True)
+            self.wandb.finish()
 
 
 def start_wandb(folder: Path, args: Args, config: dict):
@@ -749,15 +751,15 @@ def main(args: Args) -> int:
         print(f"{folder} is finished, nothing to resume")
         return 0
 
-    envs, eval_env = VecEnv(args.env_id, args.num_envs), make_env(args.env_id)
-    action_space = envs.single_action_space
+    video_folder = (folder if folder.is_dir() or not source else folder.parent) / "videos"
+    final_env = make_env(args.env_id, video_folder if args.capture_video else None)
+    action_space = final_env.action_space
     check_action_space(args.env_id, action_space)
     if args.norm_obs is None:
         args = replace(args, norm_obs=isinstance(action_space, gym.spaces.Box))
     if args.norm_reward is None:
         args = replace(args, norm_reward=isinstance(action_space, gym.spaces.Box))
-    video_folder = (folder if folder.is_dir() or not source else folder.parent) / "videos"
-    final_env = make_env(args.env_id, video_folder) if args.capture_video else eval_env
+    envs, eval_env = VecEnv(args.env_id, args.num_envs), make_env(args.env_id)
 
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
@@ -826,6 +828,8 @@ def main(args: Args) -> int:
     result = dict(mean=float(np.mean(returns)), std=float(np.std(returns)), episodes=len(returns), returns=returns)
     if log:
         log.close(result)
+    for env in (envs, eval_env, final_env):
+        env.close()
     print("evaluation: mean={mean:.2f} std={std:.2f} episodes={episodes}".format(**result))
     return 0
 
