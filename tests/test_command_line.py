@@ -1,0 +1,572 @@
+"""The command line as a user meets it: bad input, W&B, video, warnings, and weights from elsewhere."""
+
+import ast
+import base64
+import hashlib
+import importlib
+import inspect
+import itertools
+import json
+import math
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import get_type_hints
+
+import gymnasium as gym
+import pytest
+import torch
+from conftest import ROOT, SCRIPTS, command, environment, read_metrics
+
+TASKS = dict(zip(SCRIPTS, ("Pendulum-v1", "CartPole-v1", "CartPole-v1"), strict=True))
+SHORT = dict(num_steps=64, total_timesteps=128, num_minibatches=4, update_epochs=1, eval_episodes=1, compile=False)
+HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+WEIGHTS = ROOT.parent / "shared" / "upstream" / "PrefPoE.cleanrl_model"
+BLOCKED = """
+import runpy, sys
+blocked, script, *flags = sys.argv[1:]
+sys.modules[blocked] = None
+sys.argv = [script, *flags]
+runpy.run_path(script, run_name="__main__")
+"""
+IS_IMPORTED = """
+import runpy, sys
+module, script, *flags = sys.argv[1:]
+sys.argv = [script, *flags]
+try:
+    runpy.run_path(script, run_name="__main__")
+finally:
+    print(module, "imported:", module in sys.modules)
+"""
+
+
+@pytest.fixture(autouse=True)
+def clean_process(tmp_path, monkeypatch):
+    """Each test starts in an empty folder and takes back what `main` set in this process."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    for number, handler in HANDLERS.items():
+        signal.signal(number, handler)
+    gym.registry.pop("LunarLander-v2", None)
+
+
+def flags(name: str, **changes: object) -> list[str]:
+    """The flags of a run of two iterations of that script, with `changes`."""
+    words = []
+    for argument, value in ({"env_id": TASKS[name]} | SHORT | changes).items():
+        flag = argument.replace("_", "-")
+        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return words
+
+
+def call(script, *words: object) -> int:
+    """The exit code of that script with these words, in this process."""
+    module = importlib.import_module(script) if isinstance(script, str) else script
+    return module.main(module.parse_args([str(word) for word in words]))
+
+
+def is_one_line(stderr: str, *named: str) -> bool:
+    return stderr.count("\n") == 1 and stderr.endswith("\n") and all(name in stderr for name in named)
+
+
+@pytest.fixture
+def rejected(capsys):
+    """`rejected(script, *words, naming=...)`: exit code 2, one line on stderr, nothing new under runs/."""
+
+    def rejected(script, *words: object, naming: tuple[str, ...]) -> str:
+        before = sorted(Path("runs").rglob("*"))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            call(script, *words)
+        stderr = capsys.readouterr().err
+        assert stop.value.code == 2, stderr
+        assert is_one_line(stderr, *naming), stderr
+        assert sorted(Path("runs").rglob("*")) == before
+        return stderr
+
+    return rejected
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run of each script, by the script's name."""
+    cwd = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        for name in SCRIPTS:
+            assert call(name, *flags(name, run_name=name)) == 0
+    return {name: cwd / "runs" / name for name in SCRIPTS}
+
+
+@pytest.fixture
+def unfinished(trained, tmp_path):
+    """`unfinished(name)`: a copy of that script's run that --resume would go on with."""
+
+    def unfinished(name: str) -> Path:
+        folder = Path(shutil.copytree(trained[name], tmp_path / "unfinished"))
+        (folder / "evaluation.json").unlink()
+        return folder
+
+    return unfinished
+
+
+# --- bad input ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", "-inf"])
+def test_a_negative_or_non_finite_coefficient_is_named(script, value, rejected):
+    coefficients = {name for name, kind in get_type_hints(script.Args).items() if kind is float}
+    known = "learning_rate clip_coef ent_coef vf_coef max_grad_norm gamma gae_lambda"
+    if script.__name__ != "ppo_baseline":
+        known += " lambda_pref beta1 alpha w_pref w_cons advantage_noise"
+    assert coefficients >= set(known.split())
+    for name in coefficients - ({"logstd_init"} if value == "-1" else set()):  # a log may be negative
+        rejected(script, *flags(script.__name__, **{name: value}), naming=(f"--{name.replace('_', '-')} ",))
+
+
+def test_a_count_that_is_too_small_is_named(script, rejected):
+    counts = {name for name, kind in get_type_hints(script.Args).items() if kind is int}
+    may_be_0 = {"seed", "eval_every"}
+    known = "total_timesteps num_envs num_steps update_epochs num_minibatches eval_episodes checkpoint_every"
+    assert counts >= set(known.split()) | may_be_0
+    for name, value in [(name, -1) for name in counts] + [(name, 0) for name in counts - may_be_0]:
+        words = flags(script.__name__, **{name: value})
+        rejected(script, *words, naming=(f"--{name.replace('_', '-')} {value}",))
+
+
+@pytest.mark.parametrize("name", ["gamma", "gae_lambda"])
+def test_discounts_lie_between_0_and_1(script, name, rejected):
+    rejected(script, *flags(script.__name__, **{name: 1.01}), naming=(f"--{name.replace('_', '-')} 1.01",))
+    for value in (0.0, 1.0):
+        assert getattr(script.parse_args(flags(script.__name__, **{name: value})), name) == value
+
+
+def test_the_smallest_values_are_accepted(script):
+    smallest = dict(seed=0, eval_every=0, num_steps=2, num_minibatches=1, total_timesteps=2, checkpoint_every=1)
+    zeros = {name: 0.0 for name, kind in get_type_hints(script.Args).items() if kind is float}
+    args = script.parse_args(flags(script.__name__, **smallest, **zeros))
+    assert {name: getattr(args, name) for name in smallest | zeros} == smallest | zeros
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        (dict(num_envs=2, num_steps=32, num_minibatches=3), "--num-minibatches 3"),
+        (dict(num_minibatches=128), "--num-minibatches 128"),
+        (dict(num_envs=2, total_timesteps=127), "--total-timesteps 127"),
+    ],
+)
+def test_sizes_that_do_not_fit_together_are_named(script, changes, flag, rejected):
+    rejected(script, *flags(script.__name__, **changes), naming=(flag,))
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/tmp/x", "..", ".", "a/", "/"])
+def test_a_run_name_that_leaves_runs_is_refused(script, name, rejected):
+    rejected(script, *flags(script.__name__, run_name=name), naming=("--run-name", name, "runs/"))
+
+
+def test_an_existing_run_is_not_overwritten(script, trained, rejected, monkeypatch):
+    folder = trained[script.__name__]
+    monkeypatch.chdir(folder.parent.parent)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    rejected(script, *flags(script.__name__, run_name=folder.name), naming=("--run-name", folder.name, "--resume"))
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("env_id", "near"),
+    [("CartPol-v1", "CartPole-v1"), ("HalfCheeta-v4", "HalfCheetah-v4"), ("Pendulum-v9", "Pendulum-v1"), ("", "")],
+)
+def test_an_unknown_task_is_answered_with_near_names(script, env_id, near, rejected):
+    rejected(script, *flags(script.__name__, env_id=env_id), naming=(f"--env-id {env_id}", near))
+
+
+@pytest.mark.parametrize("capture_video", [False, True])
+@pytest.mark.parametrize(
+    ("wrong", "env_id", "right"),
+    [("prefpoe_continuous", "CartPole-v1", SCRIPTS[1]), ("prefpoe_lunarlander", "Pendulum-v1", SCRIPTS[0])],
+)
+def test_a_task_for_the_other_script_names_it(wrong, env_id, right, capture_video, rejected):
+    words = flags(wrong, env_id=env_id, capture_video=capture_video)
+    rejected(wrong, *words, naming=(f"--env-id {env_id}", f"{right}.py"))
+
+
+@pytest.fixture
+def damaged(trained, tmp_path):
+    """`damaged(how, name)`: a path that holds no readable checkpoint of that script."""
+
+    def damaged(how: str, name: str) -> Path:
+        good = (trained[name] / "checkpoint.pt").read_bytes()
+        path = tmp_path / f"{how}.pt"
+        contents = {"half": good[: len(good) // 2], "garbage": b"not a checkpoint\n" * 99, "empty": b""}
+        if how == "folder":
+            path.mkdir()
+        elif how == "code":
+            torch.save({"agent": Path("would need to run code")}, path)
+        elif how != "missing":
+            path.write_bytes(contents[how])
+        return path
+
+    return damaged
+
+
+@pytest.mark.parametrize("how", ["missing", "half", "garbage", "empty", "folder", "code"])
+def test_a_checkpoint_that_cannot_be_read_is_named(script, how, damaged, rejected):
+    path = damaged(how, script.__name__)
+    rejected(script, "--evaluate", path, naming=("--evaluate", str(path)))
+
+
+@pytest.mark.parametrize("how", ["missing", "half"])
+def test_a_run_whose_checkpoint_cannot_be_read_is_named(script, how, damaged, unfinished, rejected):
+    folder = unfinished(script.__name__)
+    (folder / "checkpoint.pt").unlink()
+    if how == "half":
+        damaged(how, script.__name__).rename(folder / "checkpoint.pt")
+    rejected(script, "--resume", folder, naming=("--resume", str(folder)))
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
+@pytest.mark.parametrize(("name", "other"), list(itertools.permutations(SCRIPTS, 2)))
+def test_a_run_of_another_script_is_refused(name, other, flag, unfinished, rejected):
+    stderr = rejected(name, flag, unfinished(other), naming=())
+    assert re.search(f"{flag} .* another script|use {other}.py", stderr), stderr
+
+
+def test_weights_of_another_script_are_refused_where_the_observations_fit(trained, rejected):
+    words = ("--evaluate", trained["prefpoe_lunarlander"], "--env-id", "InvertedPendulum-v4")
+    rejected("prefpoe_continuous", *words, naming=("--evaluate", str(words[1]), "another script"))
+
+
+@pytest.mark.parametrize(
+    ("name", "env_id"),
+    [(SCRIPTS[0], "MountainCarContinuous-v0"), (SCRIPTS[1], "Acrobot-v1"), (SCRIPTS[2], "Acrobot-v1")],
+)
+def test_weights_of_another_tasks_shape_are_refused(name, env_id, trained, rejected):
+    words = ("--evaluate", trained[name], "--env-id", env_id)
+    rejected(name, *words, naming=(str(trained[name]), f"--env-id {env_id}"))
+
+
+@pytest.mark.parametrize("config", [None, "{"])
+def test_a_folder_without_a_readable_config_is_not_resumed(script, config, unfinished, rejected):
+    folder = unfinished(script.__name__)
+    (folder / "config.json").unlink() if config is None else (folder / "config.json").write_text(config)
+    rejected(script, "--resume", folder, naming=(f"--resume {folder}", "config.json"))
+
+
+def test_resume_refuses_an_argument_that_contradicts_the_run(script, unfinished, rejected):
+    folder = unfinished(script.__name__)
+    rejected(script, "--resume", folder, "--learning-rate", 0.5, naming=("--learning-rate 0.5", str(folder)))
+
+
+def test_resume_and_evaluate_exclude_each_other(script, trained, rejected):
+    folder = trained[script.__name__]
+    rejected(script, "--resume", folder, "--evaluate", folder, naming=("--resume", "--evaluate"))
+
+
+@pytest.mark.parametrize("capture_video", [False, True])
+@pytest.mark.parametrize("file", ["runs", "runs/x"])
+def test_a_run_folder_that_cannot_be_written_is_named(script, file, capture_video, rejected):
+    Path(file).parent.mkdir(exist_ok=True)
+    Path(file).write_text("in the way")
+    words = flags(script.__name__, run_name="x", capture_video=capture_video)
+    rejected(script, *words, naming=("--run-name x", "runs/x", "write"))
+    assert Path(file).read_text() == "in the way"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_named(script, rejected):
+    rejected(script, *flags(script.__name__, cuda=True), naming=("--cuda",))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "flag"),
+    [
+        ("prefpoe_continuous", dict(env_id="LunarLander-v3"), "--env-id LunarLander-v3"),
+        ("prefpoe_lunarlander", dict(evaluate="runs/missing"), "--evaluate"),
+        ("ppo_baseline", dict(gamma=2), "--gamma 2"),
+    ],
+)
+def test_bad_input_ends_a_real_process_with_code_2_and_one_line(name, changes, flag, run, tmp_path):
+    process = run(name, *flags(name, **changes), PYTHONWARNINGS="")
+    assert process.returncode == 2 and not process.stdout
+    assert is_one_line(process.stderr, flag), process.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "changes", "named"),
+    [
+        ("mujoco", "prefpoe_continuous", dict(env_id="HalfCheetah-v4"), ("--env-id HalfCheetah-v4", "mujoco")),
+        ("Box2D", "prefpoe_lunarlander", dict(env_id="LunarLander-v3"), ("--env-id LunarLander-v3", "box2d")),
+        ("moviepy", "ppo_baseline", dict(capture_video=True), ("--capture-video", "moviepy")),
+    ],
+)
+def test_a_missing_package_is_named_before_training(package, name, changes, named, tmp_path):
+    words = [sys.executable, "-c", BLOCKED, package, ROOT / f"{name}.py", *flags(name, **changes)]
+    process = subprocess.run(
+        words, check=False, env=environment(PYTHONWARNINGS=""), capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == 2 and not process.stdout
+    assert is_one_line(process.stderr, *named, "pip install"), process.stderr
+    assert not list(tmp_path.iterdir())
+
+
+# --- what is accepted --------------------------------------------------------------------------
+
+
+def test_help_shows_every_argument_with_its_docstring(script, capsys):
+    with pytest.raises(SystemExit) as stop:
+        script.parse_args(["--help"])
+    assert stop.value.code == 0
+    shown = re.sub(r"[\s│]", "", capsys.readouterr().out)
+    body = ast.parse(inspect.getsource(script.Args)).body[0].body
+    arguments = {
+        a.target.id: ast.literal_eval(b.value) for a, b in itertools.pairwise(body) if isinstance(a, ast.AnnAssign)
+    }
+    assert arguments.keys() == get_type_hints(script.Args).keys()
+    for name, docstring in arguments.items():
+        assert f"--{name.replace('_', '-')}" in shown
+        assert re.sub(r"\s", "", docstring) in shown
+
+
+@pytest.mark.parametrize("name", ["prefpoe_lunarlander", "ppo_baseline"])
+def test_lunarlander_v2_runs_as_v3_and_says_so_once(name, capsys):
+    assert call(name, *flags(name, env_id="LunarLander-v2", run_name="x")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if "LunarLander-v2" in line and "v3" in line]) == 1
+    assert lines[-1].startswith("evaluation: mean=")
+
+
+def test_without_a_compiler_the_update_runs_eagerly_and_says_so(run, tmp_path):
+    nothing = dict(CXX="/nonexistent", PATH=str(tmp_path / "empty"), TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
+    process = run("prefpoe_lunarlander", *flags("prefpoe_lunarlander", compile=True), PYTHONWARNINGS="", **nothing)
+    assert process.returncode == 0 and not process.stderr, process.stderr
+    said, last = process.stdout.splitlines()
+    assert "compile" in said and "eager" in said
+    assert last.startswith("evaluation: mean=")
+
+
+def test_wandb_is_imported_only_to_track(script, tmp_path):
+    """A whole run without --track leaves wandb out of sys.modules."""
+    words = [sys.executable, "-c", IS_IMPORTED, "wandb", script.__file__, *flags(script.__name__)]
+    process = subprocess.run(words, check=False, env=environment(), capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
+    evaluation, imported = process.stdout.splitlines()[-2:]
+    assert evaluation.startswith("evaluation: mean=") and imported == "wandb imported: False"
+
+
+# --- Weights & Biases --------------------------------------------------------------------------
+
+
+def wandb_records(folder: Path) -> list:
+    """The records of a run's offline logs in the order written: LevelDB logs of protobufs, 7 bytes of header."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    records = []
+    for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
+        data, offset, parts = path.read_bytes(), 7, b""
+        while offset < len(data):
+            if (left := 32768 - offset % 32768) < 7:  # a block's end has no room for a header
+                offset += left
+                continue
+            size, kind = int.from_bytes(data[offset + 4 : offset + 6], "little"), data[offset + 6]
+            parts += data[offset + 7 : offset + 7 + size]
+            offset += 7 + size
+            if kind in (1, 4):  # a whole record, or the last part of one
+                records.append(Record.FromString(parts))
+                parts = b""
+    return records
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory):
+    """A run with --track and without a login: stopped by SIGTERM, then resumed to its end."""
+    name, cwd = "prefpoe_lunarlander", tmp_path_factory.mktemp("tracked")
+    folder, home = cwd / "runs" / "x", cwd / "home"
+    home.mkdir()
+    env = environment(HOME=str(home), NETRC=str(home / ".netrc"))
+    options = dict(cwd=cwd, env=env, stdin=subprocess.DEVNULL, text=True)
+    words = flags(name, run_name="x", track=True, eval_every=1, num_steps=256, total_timesteps=256 * 24)
+    with subprocess.Popen(command(name, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
+        deadline = time.monotonic() + 60
+        while not ((folder / "metrics.csv").exists() and len((folder / "metrics.csv").read_bytes().splitlines()) > 3):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        process.terminate()
+        stdout, stderr = process.communicate(timeout=60)
+    first = subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
+    second = subprocess.run(
+        command(name, "--resume", "runs/x"), check=False, capture_output=True, timeout=120, **options
+    )
+    return first, second, folder
+
+
+def test_tracking_without_a_login_goes_offline_and_says_how_to_sync(tracked):
+    first, second, folder = tracked
+    assert (first.returncode, second.returncode) == (143, 0), first.stderr + second.stderr
+    for process in (first, second):
+        assert "wandb sync runs/x/wandb/offline-run-" in process.stdout
+        assert "Traceback" not in process.stderr
+    assert len(list(folder.glob("wandb/offline-run-*/*.wandb"))) == 2
+    assert second.stdout.splitlines()[-1].startswith("evaluation: mean=")
+
+
+def test_wandb_gets_every_column_of_every_row_across_a_resume(tracked):
+    folder = tracked[2]
+    history = [record.history for record in wandb_records(folder) if record.WhichOneof("record_type") == "history"]
+    logged = [
+        {item.nested_key[0] if item.nested_key else item.key: item.value_json for item in h.item} for h in history
+    ]
+    logged = [{key: float(x) for key, x in row.items() if not key.startswith("_")} for row in logged]
+    rows = [{key: float(x) for key, x in row.items() if x != "nan"} for row in read_metrics(folder)]
+    assert logged == rows and len(rows) == 24
+    assert {key for row in logged for key in row} == read_metrics(folder)[0].keys()
+
+
+def test_wandb_gets_the_config_and_the_final_checkpoint(tracked):
+    folder = tracked[2]
+    records = {record.WhichOneof("record_type"): record for record in wandb_records(folder)}
+    config = {item.key: json.loads(item.value_json) for item in records["run"].run.config.update}
+    assert {key: x for key, x in config.items() if key != "_wandb"} == json.loads((folder / "config.json").read_text())
+    artifact = records["artifact"].artifact
+    (file,) = artifact.manifest.contents
+    digest = base64.b64encode(hashlib.md5((folder / "checkpoint.pt").read_bytes()).digest()).decode()
+    assert (artifact.type, file.path, file.digest) == ("model", "checkpoint.pt", digest)
+
+
+# --- video, warnings, losses that are not finite -----------------------------------------------
+
+
+def test_capture_video_writes_an_mp4_of_each_episode_of_the_evaluation(discrete):
+    words = flags("prefpoe_lunarlander", run_name="x", capture_video=True, eval_every=1, eval_episodes=2)
+    assert call(discrete, *words) == 0
+    videos = sorted(Path("runs/x/videos").iterdir())
+    assert [path.suffix for path in videos] == [".mp4"] * 2
+    assert all(path.read_bytes()[4:8] == b"ftyp" for path in videos)
+    shutil.rmtree("runs/x/videos")
+    assert call(discrete, "--evaluate", "runs/x", "--capture-video", "--eval-episodes", 1) == 0
+    assert len(list(Path("runs/x/videos").glob("*.mp4"))) == 1
+
+
+LONGER = dict(num_steps=128, update_epochs=4, total_timesteps=1280, eval_every=0, anneal_lr=False)
+SIGNATURES = {
+    "prefpoe_continuous": {
+        r"entropy.* --alpha": lambda row: row["sigma_pref"] < 0.05,
+        r"bound.* --alpha, --w-pref or --w-cons": lambda row: row["sigma_pref"] > 1.9,
+        r"15 %.* --w-cons": lambda row: row["mean_difference"] > 0.15,
+    },
+    "prefpoe_lunarlander": {
+        r"entropy.* --alpha": lambda row: row["entropy_pref"] < 0.05 * math.log(2),
+        r"15 %.* --w-cons": lambda row: row["mean_difference"] > 0.15,
+    },
+}
+COLLAPSE = dict(alpha=0, beta1=20, w_pref=1, learning_rate=0.05, seed=2, total_timesteps=2560)
+BOUND = dict(alpha=5, beta1=0, w_pref=1, learning_rate=0.05)
+APART = dict(w_cons=0, beta1=2, w_pref=1, learning_rate=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "expected"),
+    [
+        ("prefpoe_continuous", COLLAPSE, "entropy"),
+        ("prefpoe_continuous", BOUND, "bound"),
+        ("prefpoe_continuous", APART | dict(env_id="HalfCheetah-v4"), "15 %"),
+        ("prefpoe_continuous", {}, None),
+        ("prefpoe_lunarlander", COLLAPSE, "entropy"),
+        ("prefpoe_lunarlander", APART, "15 %"),
+        ("prefpoe_lunarlander", {}, None),
+    ],
+)
+def test_a_failure_signature_is_warned_of_once_with_the_flag_to_turn(name, changes, expected, capsys):
+    """Exactly the signatures that rows of metrics.csv show are printed, each once though rows repeat it."""
+    assert call(name, *flags(name, **LONGER | dict(run_name="x") | changes)) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    rows = [{key: float(x) for key, x in row.items()} for row in read_metrics(Path("runs/x"))]
+    shown = {pattern: sum(present(row) for row in rows) for pattern, present in SIGNATURES[name].items()}
+    for pattern, count in shown.items():
+        assert sum(bool(re.search(pattern, line)) for line in warnings) == (count > 0)
+        assert count > 1 or not (expected and pattern.startswith(expected))
+    assert len(warnings) == sum(count > 0 for count in shown.values())
+    assert bool(warnings) == bool(expected)
+
+
+def test_a_non_finite_loss_stops_with_code_1_and_the_step_and_keeps_the_checkpoint(script, capsys):
+    with pytest.raises(SystemExit) as stop:
+        call(script, *flags(script.__name__, run_name="x", learning_rate=1e20, update_epochs=4, checkpoint_every=1))
+    stderr = capsys.readouterr().err
+    assert stop.value.code == 1 and is_one_line(stderr, "step 64", "runs/x"), stderr
+    assert torch.load("runs/x/checkpoint.pt")["global_step"] == 0
+    assert call(script, "--evaluate", "runs/x") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("evaluation: mean=")
+
+
+def test_no_checkpoint_ever_holds_weights_that_are_not_finite(script, capsys):
+    """Here the loss of the only minibatch is finite and the step taken on it is not."""
+    changes = dict(learning_rate=1e39, num_minibatches=1, checkpoint_every=1, total_timesteps=64 * 3)
+    with pytest.raises(SystemExit) as stop:
+        call(script, *flags(script.__name__, run_name="x", **changes))
+    assert stop.value.code == 1 and "step" in capsys.readouterr().err
+    checkpoint = torch.load("runs/x/checkpoint.pt")
+    assert all(x.isfinite().all() for group in ("agent", "adam") for x in checkpoint[group].values())
+
+
+# --- weights from elsewhere --------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not WEIGHTS.exists(), reason="the authors' weights are not here")
+def test_the_authors_weights_score_as_published_with_sigma_p_at_its_clamp(continuous, capsys):
+    """5,854 +- 1,165 measured for the fused mean over 18 episodes; the paper says 5,616."""
+    words = ("--env-id", "HalfCheetah-v4", "--evaluate", WEIGHTS, "--eval-episodes", 6)
+    assert call(continuous, *words) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert any("statistics" in line and "on the fly" in line for line in lines)
+    mean, episodes = re.fullmatch(r"evaluation: mean=(\S+) std=\S+ episodes=(\d+)", last).groups()
+    assert float(mean) > 3500 and episodes == "6"
+
+    agent = continuous.Agent(17, gym.spaces.Box(-1, 1, (6,)))
+    agent.load_state_dict(continuous.load_checkpoint(str(WEIGHTS))["agent"])
+    _, preference, _ = agent(torch.randn(5, 17))
+    assert preference.std.shape == (5, 6) and (preference.std == 2.0).all()
+
+
+def authors_form(obs_dim: int, action_dim: int) -> dict[str, torch.Tensor]:
+    """Random weights under the names of the authors' state dict, whose critic repeats the backbone."""
+    torch.manual_seed(0)
+    shapes = {"0": (64, obs_dim), "2": (64, 64)}
+    layers = {f"backbone.{i}": shape for i, shape in shapes.items()} | {"critic.1": (1, 64)}
+    layers |= {f"{head}_mean": (action_dim, 64) for head in ("actor", "preference")}
+    state = {f"{name}.weight": torch.randn(shape) for name, shape in layers.items()}
+    state |= {f"{name}.bias": torch.randn(shape[0]) for name, shape in layers.items()}
+    state |= {f"{head}_logstd": torch.randn(1, action_dim) for head in ("actor", "preference")}
+    return state | {f"critic.0.{i}.{x}": state[f"backbone.{i}.{x}"] for i in shapes for x in ("weight", "bias")}
+
+
+def test_a_plain_state_dict_of_the_authors_form_is_accepted(continuous, capsys):
+    torch.save(state := authors_form(3, 1), "weights.pt")
+    assert call(continuous, "--env-id", "Pendulum-v1", "--evaluate", "weights.pt", "--eval-episodes", 2) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert any("statistics" in line and "on the fly" in line for line in lines)
+    assert re.fullmatch(r"evaluation: mean=-\d+\.\d\d std=\S+ episodes=2", last)
+
+    agent = continuous.Agent(3, gym.spaces.Box(-2, 2, (1,)))
+    agent.load_state_dict(continuous.load_checkpoint("weights.pt")["agent"])
+    obs = torch.randn(7, 3)
+    hidden = obs
+    for i in ("0", "2"):
+        hidden = torch.tanh(hidden @ state[f"critic.0.{i}.weight"].T + state[f"critic.0.{i}.bias"])
+    main, preference, value = agent(obs)
+    torch.testing.assert_close(value, (hidden @ state["critic.1.weight"].T + state["critic.1.bias"]).squeeze(-1))
+    for expert, head in ((main, "actor"), (preference, "preference")):
+        mean = torch.tanh(hidden @ state[f"{head}_mean.weight"].T + state[f"{head}_mean.bias"])
+        torch.testing.assert_close(expert.mean, mean)
+
+
+def test_a_plain_state_dict_that_lacks_a_head_is_refused(continuous, rejected):
+    state = authors_form(3, 1)
+    torch.save({name: x for name, x in state.items() if not name.startswith("preference")}, "weights.pt")
+    naming = ("--evaluate", "weights.pt", "preference_mean.weight")
+    rejected(continuous, "--env-id", "Pendulum-v1", "--evaluate", "weights.pt", naming=naming)

@@ -1,0 +1,421 @@
+"""Whole runs in processes of their own: what they leave, repeat, survive and learn."""
+
+import ast
+import itertools
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SCRIPTS, command, environment, read_metrics
+
+TASK = dict(zip(SCRIPTS, ["InvertedPendulum-v4", "CartPole-v1", "InvertedPendulum-v4"], strict=True))
+ITERATIONS, BATCH = 40, 64
+SMALL = f"--no-compile --num-steps {BATCH} --num-minibatches 4 --update-epochs 2 --eval-episodes 3"
+SMALL = f"{SMALL} --total-timesteps {ITERATIONS * BATCH} --eval-every 10 --norm-reward".split()
+WALL_CLOCK = {"SPS", "seconds"}
+
+# What two scripts both define and yet mean differently: the kind of action space, and the preference.
+ACTION_SPACE = {"Agent", "Args", "check_action_space", "clip_action", "numpy_policy", "sample_noise"}
+PREFERENCE = {"Batch", "Losses", "diagnostics", "main", "make_batch", "make_step", "total_loss", "update"}
+SIGNED_ARGUMENT = {"parse_args"}  # --logstd-init may be negative
+MEANT_TO_DIFFER = {
+    ("prefpoe_continuous", "prefpoe_lunarlander"): ACTION_SPACE | {"failure_signatures", "fuse"},
+    ("prefpoe_continuous", "ppo_baseline"): ACTION_SPACE | PREFERENCE | SIGNED_ARGUMENT,
+    ("prefpoe_lunarlander", "ppo_baseline"): ACTION_SPACE | PREFERENCE | SIGNED_ARGUMENT,
+}
+
+
+def start(name, *flags, cwd, **options):
+    """A script's process, its output in pipes."""
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command(name, *flags), cwd=cwd, env=environment(), **pipes | options)
+
+
+def train(name, *flags, cwd, run_name="run", **options):
+    return start(name, "--env-id", TASK[name], *SMALL, "--run-name", run_name, *flags, cwd=cwd, **options)
+
+
+def finish(process, code=0):
+    """(stdout, stderr) of a process that must end with this exit code."""
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    return out, err
+
+
+def checkpoint(folder):
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+def evaluation(folder):
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def without(rows, *columns):
+    """Rows of metrics.csv less the columns of the wall clock and these."""
+    return [{key: x for key, x in row.items() if key not in WALL_CLOCK | {*columns}} for row in rows]
+
+
+def assert_complete(folder):
+    """One row an iteration, none doubled and none missing."""
+    steps = [int(row["global_step"]) for row in read_metrics(folder)]
+    assert steps == [BATCH * i for i in range(1, ITERATIONS + 1)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """`finished(script)`: the folder and stdout of a run by a copy of the script, alone in its folder."""
+    done = {}
+
+    def finished(name):
+        if name not in done:
+            alone = tmp_path_factory.mktemp(name)
+            shutil.copy(ROOT / f"{name}.py", alone)
+            copy = [sys.executable, f"{name}.py", "--env-id", TASK[name], *SMALL]
+            process = subprocess.run(copy, cwd=alone, env=environment(PYTHONPATH=""), capture_output=True, text=True)
+            assert process.returncode == 0, process.stderr
+            (folder,) = (alone / "runs").iterdir()
+            assert {path.name for path in alone.iterdir()} == {f"{name}.py", "runs"}
+            done[name] = folder, process
+        return done[name]
+
+    return finished
+
+
+def paused(process, folder):
+    """Stop a training by SIGSTOP where a few rows are written that its last checkpoint lacks."""
+    metrics = folder / "metrics.csv"
+    while process.poll() is None:
+        if metrics.exists() and metrics.read_bytes().count(b"\n") > 11:
+            process.send_signal(signal.SIGSTOP)
+            os.waitpid(process.pid, os.WUNTRACED)
+            if 1 <= (metrics.read_bytes().count(b"\n") - 1) % 10 <= 7:
+                return process
+            process.send_signal(signal.SIGCONT)
+        time.sleep(0.002)
+    raise AssertionError(process.stderr.read())
+
+
+def definitions(name):
+    """Source of each top-level function and class, decorators and all."""
+    text = (ROOT / f"{name}.py").read_text()
+    nodes = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    first = [min(part.lineno for part in [node, *node.decorator_list]) - 1 for node in nodes]
+    return {node.name: text.splitlines()[at : node.end_lineno] for node, at in zip(nodes, first, strict=True)}
+
+
+@pytest.mark.parametrize(("one", "other"), MEANT_TO_DIFFER)
+def test_what_two_scripts_share_is_the_same_text(one, other):
+    """Functions and classes of one name are equal but for those meant to differ, which do differ."""
+    assert set(MEANT_TO_DIFFER) == set(itertools.combinations(SCRIPTS, 2))
+    a, b = definitions(one), definitions(other)
+    assert {name for name in a.keys() & b.keys() if a[name] != b[name]} == MEANT_TO_DIFFER[one, other]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_script_metadata_name_every_import_and_none_is_of_the_repository(name):
+    """PEP 723, by the expression that it gives."""
+    tomllib = pytest.importorskip("tomllib")
+    text = (ROOT / f"{name}.py").read_text()
+    block = re.search(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$", text)["content"]
+    metadata = tomllib.loads("".join(line[2:] for line in block.splitlines(keepends=True)))
+    assert metadata["requires-python"] == ">=3.10"
+    imported = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level
+            imported.add(node.module.split(".")[0])
+    ours = {path.stem for pattern in ("*.py", "*/*.py") for path in ROOT.glob(pattern)} | {"tests", "benchmark"}
+    assert not imported & ours
+    dependencies = {re.match(r"[\w.-]+", dependency)[0] for dependency in metadata["dependencies"]}
+    assert dependencies == imported - sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_alone_in_a_folder_leaves_a_whole_run(name, finished):
+    """Named <env>__<script>__<seed>__<time>, with every argument and version, and nothing half-written."""
+    folder, process = finished(name)
+    assert re.fullmatch(rf"{TASK[name]}__{name}__1__\d{{10}}", folder.name)
+    files = {"config.json", "metrics.csv", "checkpoint.pt", "evaluation.json"}
+    assert {path.name for path in folder.iterdir()} == files
+
+    config, saved = json.loads((folder / "config.json").read_text()), checkpoint(folder)
+    versions = config.pop("versions")
+    packages = ("torch", "gymnasium", "mujoco", "numpy")
+    expected = {"python": platform.python_version()} | {package: version(package) for package in packages}
+    assert expected.items() <= versions.items()
+    assert saved["args"] == config
+    assert config["total_timesteps"] == ITERATIONS * BATCH and config["norm_reward"] and not config["compile"]
+
+    result = evaluation(folder)
+    assert len(result["returns"]) == result["episodes"] == 3
+    assert (result["mean"], result["std"]) == pytest.approx((np.mean(result["returns"]), np.std(result["returns"])))
+    last = f"evaluation: mean={result['mean']:.2f} std={result['std']:.2f} episodes=3"
+    assert process.stdout.splitlines()[-1] == last
+
+
+def test_config_holds_every_argument(script, finished):
+    config = json.loads((finished(script.__name__)[0] / "config.json").read_text())
+    assert config.keys() == {*script.Args.__dataclass_fields__, "versions"}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_metrics_have_a_row_an_iteration_with_every_column(name, finished):
+    folder, _ = finished(name)
+    assert_complete(folder)
+    rows = [{key: float(x) for key, x in row.items()} for row in read_metrics(folder)]
+    columns = "global_step episodic_return episodic_length eval_return loss policy_loss value_loss approx_kl clipfrac "
+    columns += "explained_variance lr SPS seconds entropy_main sigma_main trace_main"
+    if name != "ppo_baseline":
+        columns += " pref_loss cons_loss entropy_pref sigma_pref trace_pref entropy_fused sigma_fused trace_fused"
+        columns += " variance_reduced kl_fused_pref kl_fused_main mean_difference guidance"
+    assert rows[0].keys() == {*columns.split()}
+    for i, row in enumerate(rows):
+        gaps = {key for key, x in row.items() if not np.isfinite(x)} - {"episodic_return", "episodic_length"}
+        assert gaps == (set() if (i + 1) % 10 == 0 else {"eval_return"})
+        assert row["lr"] == pytest.approx(3e-4 * (1 - i / ITERATIONS))
+    seconds = np.array([row["seconds"] for row in rows])
+    assert np.allclose([row["SPS"] for row in rows[1:]], BATCH / np.diff(seconds), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_logged_returns_are_the_environments_own(name, finished):
+    """These tasks pay 1 a step, so return equals length, while learning sees scaled rewards."""
+    folder, _ = finished(name)
+    assert checkpoint(folder)["return_stats"]["count"] == pytest.approx(ITERATIONS * BATCH + 1e-4)
+    rows = [row for row in read_metrics(folder) if row["episodic_return"] != "nan"]
+    assert len(rows) > ITERATIONS / 2
+    for row in rows:
+        assert row["episodic_return"] == row["episodic_length"]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_metrics_repeat_to_the_last_digit_and_evaluating_does_not_change_them(name, finished, tmp_path):
+    """In another process; only the wall clock differs. Another seed gives other rows."""
+    processes = [
+        train(name, cwd=tmp_path),
+        train(name, "--eval-every", 0, "--eval-episodes", 1, cwd=tmp_path, run_name="without"),
+    ]
+    for process in processes:
+        finish(process)
+    rows = read_metrics(finished(name)[0])
+    assert without(read_metrics(tmp_path / "runs/run")) == without(rows)
+    assert without(read_metrics(tmp_path / "runs/without"), "eval_return") == without(rows, "eval_return")
+
+
+def test_another_seed_gives_other_rows(finished, tmp_path):
+    finish(train("prefpoe_continuous", "--seed", 2, cwd=tmp_path))
+    rows, others = (
+        without(read_metrics(finished("prefpoe_continuous")[0])),
+        without(read_metrics(tmp_path / "runs/run")),
+    )
+    assert all(row["loss"] != other["loss"] for row, other in zip(rows, others, strict=True))
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(finished, tmp_path):
+    """Up to its checkpoint byte for byte; then random streams, Adam and statistics count on, none restarted."""
+    name, folder = "prefpoe_continuous", tmp_path / "runs/run"
+    process = paused(train(name, "--checkpoint-every", 10, cwd=tmp_path), folder)
+    process.kill()
+    process.communicate()
+    before, kept = (folder / "metrics.csv").read_bytes().splitlines(keepends=True), checkpoint(folder)["iteration"]
+    assert kept == (len(before) - 1) // 10 * 10 > 0, "no more is lost than since the last checkpoint"
+    assert len(before) - 1 > kept, "the resumed run must have rows to drop"
+    with open(folder / "metrics.csv", "a") as file:
+        file.write("9999,1.0,2")  # as a full disk or a power cut leaves it
+
+    out, _ = finish(start(name, "--resume", folder, cwd=tmp_path))
+    assert_complete(folder)
+    assert (folder / "metrics.csv").read_bytes().splitlines(keepends=True)[: kept + 1] == before[: kept + 1]
+    whole_folder, _ = finished(name)
+    rows, whole_rows = read_metrics(folder), read_metrics(whole_folder)
+    assert without(rows[:kept]) == without(whole_rows[:kept])
+    assert [row["lr"] for row in rows] == [row["lr"] for row in whole_rows]
+    seconds = [float(row["seconds"]) for row in rows]
+    assert seconds == sorted(seconds)
+    assert out.splitlines()[-1].startswith("evaluation: mean=")
+
+    # How many random numbers, updates and observations a run takes does not depend on their values.
+    resumed, whole = checkpoint(folder), checkpoint(whole_folder)
+    assert resumed["numpy_rng"] == whole["numpy_rng"]
+    assert torch.equal(resumed["torch_rng"], whole["torch_rng"])
+    assert resumed["adam"]["t"] == whole["adam"]["t"] == ITERATIONS * 2 * 4
+    assert resumed["return_stats"]["count"] == pytest.approx(whole["return_stats"]["count"], abs=1e-6)
+    one_more_reset = whole["obs_stats"]["count"] + 1
+    assert resumed["obs_stats"]["count"] == pytest.approx(one_more_reset, abs=1e-6)
+
+
+def test_restore_gives_back_every_tensor_of_a_checkpoint(continuous, finished):
+    """Weights, optimizer and statistics, into the very objects that training uses."""
+    folder, _ = finished("prefpoe_continuous")
+    saved = checkpoint(folder)
+    args = continuous.Args(**saved["args"])
+    agent = continuous.Agent(4, continuous.make_env(args.env_id).action_space)
+    stats, returns = continuous.RunningMeanStd((4,), True), continuous.RunningMeanStd((), True)
+    adam = continuous.Adam(*(torch.zeros_like(value) for value in saved["adam"].values()))
+    objects = dict(agent=agent, obs_stats=stats, return_stats=returns)
+    state = {group: thing.state_dict() for group, thing in objects.items()} | {"adam": adam._asdict()}
+    continuous.restore(state, saved, str(folder), args)
+    for group, values in saved.items():
+        if group in objects:
+            assert objects[group].state_dict().keys() == values.keys()
+            assert all(torch.equal(value, values[key]) for key, value in objects[group].state_dict().items())
+    assert all(torch.equal(*pair) for pair in zip(adam, saved["adam"].values(), strict=True))
+    np.testing.assert_array_equal(stats.mean, saved["obs_stats"]["mean"].numpy())
+
+
+def test_a_run_killed_in_its_last_evaluation_only_evaluates_again(finished, tmp_path):
+    original, process = finished("prefpoe_lunarlander")
+    folder = shutil.copytree(original, tmp_path / "run")
+    (folder / "evaluation.json").unlink()
+    out, _ = finish(start("prefpoe_lunarlander", "--resume", folder, cwd=tmp_path))
+    assert out.splitlines() == process.stdout.splitlines()[-1:]
+    assert evaluation(folder) == evaluation(original)
+    assert (folder / "metrics.csv").read_bytes() == (original / "metrics.csv").read_bytes()
+
+
+def test_resuming_a_finished_run_says_so_and_changes_nothing(finished, tmp_path):
+    """Repeating an argument with the value it has is no contradiction."""
+    folder, _ = finished("ppo_baseline")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    out, _ = finish(start("ppo_baseline", "--resume", folder, "--seed", 1, "--gamma", 0.99, cwd=tmp_path))
+    assert "finished" in out and len(out.splitlines()) == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("flags", [["--gamma", "0.5"], ["--seed", "2"], ["--no-anneal-lr"], ["--env-id", "Ant-v4"]])
+def test_an_argument_that_contradicts_the_run_is_named(script, flags, finished, capsys):
+    with pytest.raises(SystemExit) as end:
+        script.parse_args(["--resume", str(finished(script.__name__)[0]), *flags])
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert error.count("\n") == 1 and flags[0].removeprefix("--no-").removeprefix("--") in error
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "code"),
+    [("prefpoe_lunarlander", signal.SIGTERM, 143), ("ppo_baseline", signal.SIGINT, 130)],
+)
+def test_a_signal_ends_the_iteration_with_a_checkpoint(name, number, code, tmp_path):
+    """At the row last written; resuming then completes the run."""
+    folder = tmp_path / "runs/run"
+    process = paused(train(name, cwd=tmp_path), folder)
+    rows_before = len(read_metrics(folder))
+    process.send_signal(number)
+    process.send_signal(signal.SIGCONT)
+    out, err = finish(process, code)
+    assert "Traceback" not in err and "--resume" in out.splitlines()[-1]
+    rows = read_metrics(folder)
+    assert checkpoint(folder)["iteration"] == len(rows) and rows_before <= len(rows) <= rows_before + 1
+    assert not (folder / "evaluation.json").exists()
+    finish(start(name, "--resume", folder, cwd=tmp_path))
+    assert_complete(folder)
+    assert without(read_metrics(folder)[: len(rows)]) == without(rows)
+
+
+def test_a_signal_also_ends_the_last_evaluation(tmp_path):
+    process = train("prefpoe_lunarlander", "--eval-episodes", 1_000_000, "--total-timesteps", BATCH, cwd=tmp_path)
+    metrics = tmp_path / "runs/run/metrics.csv"
+    while process.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n") == 2):
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.terminate()
+    try:
+        assert process.wait(10) == 143
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("starved", ["checkpoint.pt", "metrics.csv"])
+def test_a_full_disk_leaves_the_last_checkpoint(starved, tmp_path):
+    """Exit code 1 and one line, nothing half-written but perhaps the last row; with room again the run goes on.
+
+    The limit on the size of a file stands for the disk.
+    """
+    name, folder = "prefpoe_continuous", tmp_path / "runs/run"
+    process = paused(train(name, cwd=tmp_path), folder)
+    process.kill()
+    process.communicate()
+    old = (folder / "checkpoint.pt").read_bytes()
+    kilobytes = {"checkpoint.pt": len(old) // 2048, "metrics.csv": (folder / "metrics.csv").stat().st_size // 1024 + 1}
+    limited = ["bash", "-c", f'ulimit -f {kilobytes[starved]} && exec "$@"', "-", *command(name, "--resume", folder)]
+    process = subprocess.run(limited, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert process.returncode == 1
+    assert process.stderr.startswith("error: ") and process.stderr.count("\n") == 1
+    assert (folder / "checkpoint.pt").read_bytes() == old
+    assert {path.name for path in folder.iterdir()} == {"config.json", "metrics.csv", "checkpoint.pt"}
+    finish(start(name, "--resume", folder, cwd=tmp_path))
+    assert_complete(folder)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_evaluate_prints_the_runs_own_evaluation(name, finished, tmp_path):
+    """Of the folder as of the checkpoint alone, with as many episodes as asked; it writes nothing."""
+    folder, trained = finished(name)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shutil.copy(folder / "checkpoint.pt", tmp_path)
+    of_folder = start(name, "--evaluate", folder, cwd=tmp_path)
+    of_checkpoint = start(name, "--evaluate", "checkpoint.pt", "--eval-episodes", 2, cwd=tmp_path)
+    assert finish(of_folder)[0].splitlines() == trained.stdout.splitlines()[-1:]
+    first_two = evaluation(folder)["returns"][:2]
+    expected = f"evaluation: mean={np.mean(first_two):.2f} std={np.std(first_two):.2f} episodes=2"
+    assert finish(of_checkpoint)[0].splitlines() == [expected]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt"}
+
+
+def test_prefpoe_learns_to_balance_the_pole(discrete, run, tmp_path):
+    """To a return, in training as in evaluation, that samples of an untrained policy never reach.
+
+    (The mode of an untrained network can balance by luck: 2 of 100 initialisations reach 500.)
+    """
+    flags = "--env-id CartPole-v1 --no-compile --num-envs 4 --num-steps 256 --num-minibatches 4 --update-epochs 8"
+    flags += " --learning-rate 1e-3 --norm-obs --norm-reward --total-timesteps 30720 --eval-every 0 --run-name run"
+    process = run("prefpoe_lunarlander", *flags.split())
+    assert process.returncode == 0, process.stderr
+    folder = tmp_path / "runs/run"
+    assert evaluation(folder)["mean"] > 400
+    returns = [float(row["episodic_return"]) for row in read_metrics(folder)]
+    assert np.nanmean(returns[-5:]) > 200
+
+    untrained, env = [], discrete.make_env("CartPole-v1")
+    for seed in range(10):
+        torch.manual_seed(seed)
+        args = discrete.Args(env_id="CartPole-v1", seed=seed, eval_deterministic=False)
+        act = discrete.numpy_policy(discrete.Agent(4, env.action_space), args)
+        untrained.append(np.mean(discrete.evaluate(act, env, discrete.RunningMeanStd((4,), False), 10, args)))
+    assert max(untrained) < 60 and returns[0] < 60
+
+
+def test_without_a_terminal_one_plain_line_is_printed_every_10_iterations(finished):
+    _, process = finished("prefpoe_continuous")
+    steps = [line.split()[0] for line in process.stdout.splitlines()[:-1]]
+    assert steps == [f"step={BATCH * i}" for i in range(10, ITERATIONS + 1, 10)]
+    assert process.stderr == ""
+
+
+def test_on_a_terminal_a_bar_shows_progress(tmp_path):
+    """Steps, time left, SPS and return on stderr; no plain lines then."""
+    terminal, stderr = os.openpty()
+    process = train("prefpoe_lunarlander", "--total-timesteps", 10 * BATCH, cwd=tmp_path, stderr=stderr)
+    os.close(stderr)
+    shown = b""
+    try:
+        while part := os.read(terminal, 4096):
+            shown += part
+    except OSError:  # how Linux says that the other end is closed
+        os.close(terminal)
+    assert re.search(rf"{10 * BATCH}/{10 * BATCH} \[[\d:]+<[\d:]+.*return=[\d.]+ SPS=\d+", shown.decode())
+    assert not re.search("^step=", finish(process)[0], re.MULTILINE)
