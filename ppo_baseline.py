@@ -150,8 +150,9 @@ def make_env(env_id: str, video_folder: Path | None = None) -> gym.Env:
 
 def check_action_space(env_id: str, action_space: gym.Space) -> None:
     """Exit with one line where this script's policy does not fit the action space."""
-    if not isinstance(action_space, gym.spaces.Box | gym.spaces.Discrete):
-        fail(f"--env-id {env_id}: this script needs a Box or Discrete action space, not {action_space}")
+    box = isinstance(action_space, gym.spaces.Box) and len(action_space.shape) == 1
+    if not box and not (isinstance(action_space, gym.spaces.Discrete) and action_space.start == 0):
+        fail(f"--env-id {env_id}: this script needs a flat Box or a Discrete action space from 0, not {action_space}")
 
 
 class VecEnv(gym.vector.SyncVectorEnv):
@@ -359,7 +360,8 @@ def normalized(advantage: torch.Tensor) -> torch.Tensor:
 def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, ...]:
     """Clipped surrogate + vf_coef * clipped value loss - ent_coef * entropy (Schulman et al. 2017).
 
-    `policy` is the one that acts, at new weights. Returns that sum and its parts: policy_loss, value_loss, approx_kl (k3 of Schulman 2020), clipfrac.
+    `policy` is the one that acts, at new weights. Returns that sum and its parts: policy_loss,
+    value_loss, approx_kl (the k3 estimator of Schulman 2020), clipfrac.
     """
     log_ratio = policy.log_prob(batch.action) - batch.log_prob
     ratio, advantage = log_ratio.exp(), normalized(batch.advantage)

@@ -157,9 +157,9 @@ def make_env(env_id: str, video_folder: Path | None = None) -> gym.Env:
 
 def check_action_space(env_id: str, action_space: gym.Space) -> None:
     """Exit with one line where this script's policy does not fit the action space."""
-    if not isinstance(action_space, gym.spaces.Box):
+    if not isinstance(action_space, gym.spaces.Box) or len(action_space.shape) != 1:
         other = "prefpoe_lunarlander.py" if isinstance(action_space, gym.spaces.Discrete) else "another algorithm"
-        fail(f"--env-id {env_id}: this script needs a Box action space, not {action_space}; use {other}")
+        fail(f"--env-id {env_id}: this script needs a flat Box action space, not {action_space}; use {other}")
 
 
 class VecEnv(gym.vector.SyncVectorEnv):
@@ -355,7 +355,8 @@ def normalized(advantage: torch.Tensor) -> torch.Tensor:
 def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, ...]:
     """Clipped surrogate + vf_coef * clipped value loss - ent_coef * entropy (Schulman et al. 2017).
 
-    `policy` is the one that acts, at new weights. Returns that sum and its parts: policy_loss, value_loss, approx_kl (k3 of Schulman 2020), clipfrac.
+    `policy` is the one that acts, at new weights. Returns that sum and its parts: policy_loss,
+    value_loss, approx_kl (the k3 estimator of Schulman 2020), clipfrac.
     """
     log_ratio = policy.log_prob(batch.action) - batch.log_prob
     ratio, advantage = log_ratio.exp(), normalized(batch.advantage)

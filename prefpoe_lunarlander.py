@@ -157,9 +157,9 @@ def make_env(env_id: str, video_folder: Path | None = None) -> gym.Env:
 
 def check_action_space(env_id: str, action_space: gym.Space) -> None:
     """Exit with one line where this script's policy does not fit the action space."""
-    if not isinstance(action_space, gym.spaces.Discrete):
+    if not isinstance(action_space, gym.spaces.Discrete) or action_space.start != 0:
         other = "prefpoe_continuous.py" if isinstance(action_space, gym.spaces.Box) else "another algorithm"
-        fail(f"--env-id {env_id}: this script needs a Discrete action space, not {action_space}; use {other}")
+        fail(f"--env-id {env_id}: this script needs a Discrete action space from 0, not {action_space}; use {other}")
 
 
 class VecEnv(gym.vector.SyncVectorEnv):
@@ -311,7 +311,8 @@ def fuse(main: Categorical, pref: Categorical, args: Args) -> Categorical:
     if args.fusion == "none":
         return main
     if args.fusion == "linear":
-        return Categorical(((main.log_p.exp() + args.lambda_pref * pref.log_p.exp()) / (1 + args.lambda_pref)).log())
+        log_lambda = math.log(args.lambda_pref) if args.lambda_pref else -math.inf
+        return Categorical(torch.logaddexp(main.log_p, log_lambda + pref.log_p) - math.log1p(args.lambda_pref))
     return Categorical((main.log_p + args.lambda_pref * pref.log_p).log_softmax(-1))
 
 
@@ -346,7 +347,8 @@ def normalized(advantage: torch.Tensor) -> torch.Tensor:
 def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, ...]:
     """Clipped surrogate + vf_coef * clipped value loss - ent_coef * entropy (Schulman et al. 2017).
 
-    `policy` is the one that acts, at new weights. Returns that sum and its parts: policy_loss, value_loss, approx_kl (k3 of Schulman 2020), clipfrac.
+    `policy` is the one that acts, at new weights. Returns that sum and its parts: policy_loss,
+    value_loss, approx_kl (the k3 estimator of Schulman 2020), clipfrac.
     """
     log_ratio = policy.log_prob(batch.action) - batch.log_prob
     ratio, advantage = log_ratio.exp(), normalized(batch.advantage)
@@ -414,7 +416,8 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
         main, pref = hidden @ W_main + b_main, hidden @ W_pref + b_pref
         if args.fusion == "linear":
             main, pref = (x - np.logaddexp.reduce(x, axis=-1, keepdims=True) for x in (main, pref))
-            return np.argmax(np.log(np.exp(main) + args.lambda_pref * np.exp(pref)) + noise, axis=-1)
+            log_lambda = math.log(args.lambda_pref) if args.lambda_pref else -math.inf
+            return np.argmax(np.logaddexp(main, log_lambda + pref) + noise, axis=-1)
         return np.argmax(main + (args.lambda_pref * pref if args.fusion == "poe" else 0) + noise, axis=-1)
 
     return act

@@ -51,7 +51,13 @@ def run(tmp_path):
 
     def run(script: str, *flags: object, cwd: Path = tmp_path, **changes: str) -> subprocess.CompletedProcess:
         return subprocess.run(
-            command(script, *flags), cwd=cwd, env=environment(**changes), capture_output=True, text=True, timeout=240
+            command(script, *flags),
+            cwd=cwd,
+            env=environment(**changes),
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
         )
 
     return run
