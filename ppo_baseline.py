@@ -17,12 +17,13 @@ The diff between this file and prefpoe_continuous.py is what PrefPoE adds. Read 
 
 import csv
 import difflib
-import importlib
+import importlib.util
 import io
 import json
 import math
 import os
 import platform
+import re
 import signal
 import sys
 import time
@@ -120,14 +121,14 @@ class Args:
     """team on Weights & Biases"""
 
 
-def make_env(env_id: str, video_folder: Path | None = None) -> gym.Env:
-    """One environment with flat observations; exits with one line where it cannot be made."""
+def make_env(env_id: str, video: bool = False) -> gym.Env:
+    """One environment with flat observations; exits with one line where it cannot be made, or filmed."""
     if env_id == "LunarLander-v2" and env_id not in gym.registry:
         print("LunarLander-v2: registered as v3, which without wind is the same physics; this gymnasium has no v2")
         v3 = gym.spec("LunarLander-v3")
         gym.register(env_id, v3.entry_point, v3.reward_threshold, max_episode_steps=v3.max_episode_steps)
     try:
-        env = gym.make(env_id, render_mode="rgb_array" if video_folder else None)
+        env = gym.make(env_id, render_mode="rgb_array" if video else None)
     except gym.error.DependencyNotInstalled as error:
         fail(f"--env-id {env_id}: {error}; run pip install 'gymnasium[mujoco,box2d]==1.4.0'")
     except (gym.error.Error, ImportError) as error:
@@ -135,16 +136,13 @@ def make_env(env_id: str, video_folder: Path | None = None) -> gym.Env:
         fail(f"--env-id {env_id}: {error}" + (f" Near names: {', '.join(near)}" if near else ""))
     if not isinstance(env.observation_space, gym.spaces.Box) or len(env.observation_space.shape) != 1:
         env = gym.wrappers.FlattenObservation(env)
-    if video_folder:
-        if "DISPLAY" not in os.environ and sys.platform == "linux":
-            os.environ.setdefault("MUJOCO_GL", "egl")
+    if video:
         try:
             importlib.import_module("moviepy")
             env.reset()
             env.render()
         except Exception as error:  # noqa: BLE001 (each renderer raises its own)
-            fail(f"--capture-video: cannot record here ({error}); pip install moviepy, or set MUJOCO_GL=osmesa")
-        env = gym.wrappers.RecordVideo(env, str(video_folder), episode_trigger=lambda episode: True)
+            fail(f"--capture-video: {error}; run pip install moviepy 'gymnasium[mujoco,box2d]==1.4.0'")
     return env
 
 
@@ -600,26 +598,27 @@ def load_checkpoint(path: str) -> dict:
     """A run's checkpoint or the authors' weights, in the same form; exits with one line where there is none."""
     file = Path(path) / "checkpoint.pt" if Path(path).is_dir() else Path(path)
     try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        checkpoint = dict(torch.load(file, map_location="cpu", weights_only=True))
         if "agent" not in checkpoint:  # a plain state dict; the authors' critic repeats the shared backbone
             weights = {name: value for name, value in checkpoint.items() if not name.startswith("critic.0.")}
             checkpoint = {"agent": {name.replace("critic.1.", "critic."): value for name, value in weights.items()}}
-        return checkpoint
+        return checkpoint | {"args": dict(checkpoint.get("args", {})), "agent": dict(checkpoint["agent"])}
     except FileNotFoundError:
-        fail(f"{file}: there is no such checkpoint")
+        fail(f"--resume or --evaluate {file}: there is no such checkpoint; give a run's folder or a checkpoint")
     except Exception as error:  # noqa: BLE001 (a damaged file raises many kinds)
-        fail(f"{file} is no readable checkpoint, perhaps cut short ({type(error).__name__})")
+        fail(f"--resume or --evaluate {file}: no readable checkpoint, perhaps cut short ({type(error).__name__})")
 
 
 def restore(state: dict, checkpoint: dict, path: str, args: Args) -> None:
     """Copy a checkpoint's tensors into those of `state`; exits with one line where they do not fit."""
-    for group in state.keys() & checkpoint.keys():
+    for group in [name for name in state if name in checkpoint]:
         if difference := state[group].keys() ^ checkpoint[group].keys():
-            fail(f"{path} is of another script: {', '.join(sorted(difference))} in only one of the two")
+            names = ", ".join(sorted(difference))
+            fail(f"--resume or --evaluate {path} is of another script: only one of the two has {names}")
         for name, tensor in state[group].items():
             if (shape := checkpoint[group][name].shape) != tensor.shape:
                 sizes = f"{name} is {tuple(shape)} there and {tuple(tensor.shape)} here"
-                fail(f"{path} is of an environment of another shape than --env-id {args.env_id}: {sizes}")
+                fail(f"--evaluate {path} is of an environment of another shape than --env-id {args.env_id}: {sizes}")
             tensor.data.copy_(checkpoint[group][name])
 
 
@@ -628,7 +627,9 @@ class Log:
 
     def __init__(self, folder: Path, args: Args, iteration: int):
         names = ("torch", "gymnasium", "mujoco", "box2d", "numpy")
-        versions = {package.name: package.version for package in distributions() if package.name in names}
+        versions = {
+            package.name.lower(): package.version for package in distributions() if package.name.lower() in names
+        }
         config = asdict(args) | {"resume": "", "versions": {"python": platform.python_version()} | versions}
         metrics = folder / "metrics.csv"
         rows = metrics.read_bytes().splitlines(keepends=True) if iteration else []
@@ -663,7 +664,7 @@ class Log:
         if self.wandb:
             if evaluation:
                 self.wandb.summary.update({"evaluation": evaluation})
-                self.wandb.log_artifact(str(self.folder / "checkpoint.pt"), name=self.folder.name, type="model")
+                self.wandb.log_artifact(str(self.folder / "checkpoint.pt"), name=self.wandb.id, type="model")
             self.wandb.finish()
 
 
@@ -673,8 +674,12 @@ def start_wandb(folder: Path, args: Args, config: dict):
     offline = "WANDB_MODE" not in os.environ and not wandb.login(prompt=False)
     if offline:
         print(f"no Weights & Biases login: logging offline; later, run: wandb sync {folder}/wandb/offline-run-*")
-    names = dict(project=args.wandb_project_name, entity=args.wandb_entity, name=folder.name, id=folder.name)
-    return wandb.init(**names, dir=folder, config=config, resume="allow", mode="offline" if offline else None)
+    name = re.sub(r"[^\w.-]", "-", folder.resolve().name)
+    names = dict(project=args.wandb_project_name, entity=args.wandb_entity, name=name, id=name, dir=folder)
+    try:
+        return wandb.init(**names, config=config, resume="allow", mode="offline" if offline else None)
+    except wandb.Error as error:
+        fail(f"--track: {error}")
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -689,14 +694,15 @@ def parse_args(argv: list[str] | None = None) -> Args:
     source, saved = args.resume or args.evaluate, {}
     if args.resume:
         try:
-            saved = json.loads((Path(source) / "config.json").read_text())
-        except (OSError, ValueError) as error:
+            saved = dict(json.loads((Path(source) / "config.json").read_text()))
+        except (OSError, ValueError, TypeError) as error:
             fail(f"--resume {source}: no run to go on with, its config.json cannot be read ({error})")
         saved.pop("versions", None)
     elif args.evaluate:
-        saved = load_checkpoint(source).get("args", {})
+        saved = load_checkpoint(source)["args"]
     if unknown := saved.keys() - asdict(args).keys():
-        fail(f"{source} is of another script: this one knows no {', '.join(sorted(unknown))}")
+        names = ", ".join(sorted(unknown))
+        fail(f"--resume or --evaluate {source} is of another script: this one has no {names}")
     saved = Args(**saved | {"resume": args.resume, "evaluate": args.evaluate})
     args = tyro.cli(Args, args=argv, description=__doc__, default=saved)
     for name, value in asdict(args).items():
@@ -727,6 +733,8 @@ def check_args(args: Args, signed: tuple[str, ...] = ()) -> None:
         fail(f"--run-name {args.run_name}: give the name of one folder inside runs/")
     if args.resume and args.evaluate:
         fail("--resume and --evaluate: give only one of them")
+    if args.track and not importlib.util.find_spec("wandb"):
+        fail("--track: run pip install wandb")
     if args.cuda and not torch.cuda.is_available():
         fail("--cuda: torch sees no GPU here; leave it out")
 
@@ -757,8 +765,9 @@ def main(args: Args) -> int:
         print(f"{folder} is finished, nothing to resume")
         return 0
 
-    video_folder = (folder if folder.is_dir() or not source else folder.parent) / "videos"
-    final_env = make_env(args.env_id, video_folder if args.capture_video else None)
+    if args.capture_video and sys.platform == "linux" and "DISPLAY" not in os.environ:
+        os.environ.update(MUJOCO_GL=os.environ.get("MUJOCO_GL", "egl"), SDL_VIDEODRIVER="dummy")
+    final_env = make_env(args.env_id, args.capture_video)
     action_space = final_env.action_space
     check_action_space(args.env_id, action_space)
     if args.norm_obs is None:
@@ -780,6 +789,8 @@ def main(args: Args) -> int:
     checkpoint = load_checkpoint(source) if source else {}
     restore(state, checkpoint, source, args)
     first, seconds = checkpoint.get("iteration", 0), checkpoint.get("seconds", 0.0)
+    if args.resume and "numpy_rng" not in checkpoint:
+        fail(f"--resume {source}: its checkpoint holds only weights, which --evaluate can use")
     if args.resume:
         rng.bit_generator.state = json.loads(checkpoint["numpy_rng"])
         torch.set_rng_state(checkpoint["torch_rng"])
@@ -810,9 +821,9 @@ def main(args: Args) -> int:
         losses = update(step, params, adam, batch, lr, rng, args)
 
         global_step = iteration * batch_size
-        if not math.isfinite(losses.loss):
+        if not (math.isfinite(losses.loss) and params.isfinite().all()):
             log.close()
-            fail(f"the loss is {losses.loss} at step {global_step}; {folder} keeps the last good checkpoint", code=1)
+            fail(f"not finite at step {global_step} (loss {losses.loss}): {folder} keeps the last good checkpoint", 1)
         due = args.eval_every and iteration % args.eval_every == 0
         eval_returns = evaluate(numpy_policy(agent, args), eval_env, obs_stats, 3, args) if due else [math.nan]
         before, seconds = seconds, time.perf_counter() - started
@@ -830,6 +841,9 @@ def main(args: Args) -> int:
             print(f"stopped at step {global_step}; go on with --resume {folder}")
             return 128 + signals[0]
 
+    if args.capture_video:
+        videos = (folder if folder.is_dir() else folder.parent) / "videos"
+        final_env = gym.wrappers.RecordVideo(final_env, str(videos), episode_trigger=lambda episode: True)
     returns = evaluate(numpy_policy(agent, args), final_env, obs_stats, args.eval_episodes, args, frozen)
     result = dict(mean=float(np.mean(returns)), std=float(np.std(returns)), episodes=len(returns), returns=returns)
     if log:
@@ -841,7 +855,8 @@ def main(args: Args) -> int:
 
 
 if __name__ == "__main__":
+    arguments = parse_args()
     try:
-        sys.exit(main(parse_args()))
+        sys.exit(main(arguments))
     except OSError as error:
         fail(f"{error}; the last good checkpoint is kept", code=1)
