@@ -884,9 +884,9 @@ def main(args: Args) -> int:
         videos = (folder if folder.is_dir() else folder.parent) / "videos"
         final_env = gym.wrappers.RecordVideo(final_env, str(videos), episode_trigger=lambda episode: True)
     returns = evaluate(numpy_policy(agent, args), final_env, obs_stats, args.eval_episodes, args, frozen)
-    result = dict(mean=float(np.mean(returns)), std=float(np.std(returns)), episodes=len(returns), returns=returns)
+    result = dict(mean=float(np.mean(returns)), std=float(np.std(returns)), episodes=len(returns))
     if log:
-        log.close(result)
+        log.close(result | dict(returns=returns, global_step=num_iterations * batch_size))
     for env in (envs, eval_env, final_env):
         env.close()
     print("evaluation: mean={mean:.2f} std={std:.2f} episodes={episodes}".format(**result))
