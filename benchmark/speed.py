@@ -1,0 +1,232 @@
+"""How fast are the scripts, and where does the time go? Prints a Markdown table, then the same as JSON.
+
+    python benchmark/speed.py                                       # every script and task, about 6 minutes
+    python benchmark/speed.py --cells prefpoe_continuous:Ant-v4 --steps 40960
+    python benchmark/speed.py --peer cleanrl/ppo_continuous_action.py --peer-python ../cleanrl/.venv/bin/python
+
+Each cell is one process on one thread: it steps the environment alone, trains, and steps it alone again, so
+that `ratio` compares two rates of the same process. Rates leave out the first iteration, which compiles and
+is in `start-up`, the seconds from the process's start to the first row of metrics.csv. Training runs with all
+diagnostics and the default evaluations. The split comes from a second, timed training in that process. A peer
+is any script that, as CleanRL's, takes --env-id, --seed and --total-timesteps and prints `SPS: <number>`.
+"""
+
+import collections
+import csv
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclasses.dataclass
+class Args:
+    cells: tuple[str, ...] = (
+        "ppo_baseline:HalfCheetah-v4",
+        "prefpoe_continuous:HalfCheetah-v4",
+        "ppo_baseline:Ant-v4",
+        "prefpoe_continuous:Ant-v4",
+        "ppo_baseline:LunarLander-v3",
+        "prefpoe_lunarlander:LunarLander-v3",
+    )
+    """what to measure: script:task, and :flag=value for further flags of the script"""
+    steps: int = 102_400
+    """environment steps of each training"""
+    peer: str = ""
+    """script to compare with, in turn, on the task of each cell"""
+    peer_python: str = sys.executable
+    """interpreter of the peer"""
+    peer_steps: int = 20_480
+    """environment steps of each turn of the peer and of the script beside it"""
+    turns: int = 5
+    """pairs of turns"""
+    worker: bool = False
+    """measure the one cell in this process (the program calls itself so)"""
+
+
+def env_rate(env_id: str, steps: int = 10_000) -> float:
+    """Steps a second of the environment alone, with random actions chosen beforehand."""
+    import gymnasium as gym
+
+    env = gym.make(env_id)
+    env.action_space.seed(0)
+    actions = [env.action_space.sample() for _ in range(steps)]
+    env.reset(seed=0)
+    start = time.perf_counter()
+    for action in actions:
+        _, _, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            env.reset()
+    return steps / (time.perf_counter() - start)
+
+
+def rate(folder: Path) -> float:
+    """Steps a second of a run, from the end of its first iteration."""
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = [(int(row["global_step"]), float(row["seconds"])) for row in csv.DictReader(file)]
+    return (rows[-1][0] - rows[0][0]) / (rows[-1][1] - rows[0][1])
+
+
+def timed(script, totals: collections.Counter) -> None:
+    """Wrap the parts of a script's iteration so that each adds its seconds to `totals`."""
+
+    def wrap(owner, name: str, part: str) -> None:
+        function = getattr(owner, name)
+
+        def wrapper(*inputs, **options):
+            start = time.perf_counter()
+            result = function(*inputs, **options)
+            totals[part] += time.perf_counter() - start
+            return result
+
+        setattr(owner, name, wrapper)
+
+    numpy_policy = script.numpy_policy
+
+    def timed_policy(*inputs):
+        policy = {"act": numpy_policy(*inputs)}
+        holder = type("Policy", (), policy)
+        wrap(holder, "act", "acting")
+        return holder.act
+
+    script.numpy_policy = timed_policy
+    for owner, name, part in (
+        (script.VecEnv, "step", "environment"),
+        (script, "observe", "normalisation"),
+        (script, "scale_rewards", "normalisation"),
+        (script, "make_batch", "update"),
+        (script, "update", "update"),
+        (script, "evaluate", "evaluation"),
+        (script.Log, "write", "logging"),
+    ):
+        wrap(owner, name, part)
+
+
+def measure(cell: str, args: Args) -> dict:
+    """All figures of one cell, in this process, which the parent started at SPEED_START."""
+    name, task, *flags = cell.split(":")
+    sys.path.insert(0, str(ROOT))
+    script = importlib.import_module(name)
+    first_row, write = [], script.Log.write
+
+    def write_and_note(*inputs):
+        write(*inputs)
+        first_row.append(time.time())
+
+    script.Log.write = write_and_note
+    flags = ["--env-id", task, "--total-timesteps", str(args.steps), *(f"--{flag}" for flag in flags)]
+    script.main(script.parse_args([*flags, "--run-name", "plain"]))
+    start_up = first_row[0] - float(os.environ["SPEED_START"])
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    alone = np.mean([env_rate(task), env_rate(task)])
+    sps = rate(Path("runs/plain"))
+
+    totals = collections.Counter()
+    timed(script, totals)
+    start = time.perf_counter()
+    script.main(script.parse_args([*flags, "--run-name", "timed", "--eval-episodes", "1"]))
+    wall = time.perf_counter() - start
+    evaluation = totals.pop("evaluation")  # contains acting, environment and normalisation of its own
+    split = {part: round(100 * seconds / sum(totals.values())) for part, seconds in totals.items()}
+    return {
+        "script": name,
+        "task": " ".join([task, *cell.split(":")[2:]]),
+        "sps": round(sps),
+        "env_alone": round(alone),
+        "ratio": round(sps / alone, 2),
+        "split_percent": split,
+        "evaluation_percent": round(100 * evaluation / wall),
+        "peak_mb": round(memory),
+        "start_up_s": round(start_up, 1),
+    }
+
+
+def run(command: list[str], **options) -> str:
+    """A finished command's stdout, run on one thread in the folder `cwd`."""
+    environ = os.environ | {"OMP_NUM_THREADS": "1", "SPEED_START": str(time.time())}
+    result = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True, **options)
+    return result.stdout
+
+
+def against_peer(cell: str, args: Args) -> dict:
+    """Steps a second of the script and of the peer, in turn, and the ratio pair by pair."""
+    name, task, *_ = cell.split(":")
+    ours, theirs = [], []
+    for turn in range(args.turns):
+        with tempfile.TemporaryDirectory() as folder:
+            flags = ["--env-id", task, "--seed", str(turn + 1), "--total-timesteps"]
+            script = [sys.executable, str(ROOT / f"{name}.py"), *flags, str(2 * args.peer_steps), "--run-name", "turn"]
+            run(script, cwd=folder)
+            ours.append(rate(Path(folder) / "runs/turn"))
+            output = run([args.peer_python, str(Path(args.peer).resolve()), *flags, str(args.peer_steps)], cwd=folder)
+            theirs.append(float(re.findall(r"SPS: *([0-9.]+)", output)[-1]))
+    ratios = np.divide(ours, theirs)
+    return {
+        "peer": Path(args.peer).name,
+        "peer_sps": round(np.median(theirs)),
+        "sps_beside_peer": round(np.median(ours)),
+        "peer_ratio_median": round(np.median(ratios), 1),
+        "peer_ratio_range": [round(ratios.min(), 1), round(ratios.max(), 1)],
+    }
+
+
+def table(rows: list[dict]) -> str:
+    parts = ("acting", "environment", "normalisation", "update", "logging")
+    lines = ["| script | task | steps/s | env alone | ratio | " + " | ".join(f"{p} %" for p in parts)]
+    lines[0] += " | peak MB | start-up s |" + (" × peer (range) |" if "peer" in rows[0] else "")
+    lines.append("|---" * (lines[0].count("|") - 1) + "|")
+    for row in rows:
+        split = [str(row["split_percent"].get(part, 0)) for part in parts]
+        values = [row["script"], row["task"], f"{row['sps']:,}", f"{row['env_alone']:,}", f"{row['ratio']:.2f}", *split]
+        values += [str(row["peak_mb"]), f"{row['start_up_s']:.0f}"]
+        if "peer" in row:
+            low, high = row["peer_ratio_range"]
+            values.append(f"{row['peer_ratio_median']:.1f} ({low:.1f}–{high:.1f})")
+        lines.append("| " + " | ".join(values) + " |")
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    model = (
+        re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
+    )
+    cpu = model.group(1) if model else platform.processor()
+    versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "gymnasium", "numpy"))
+    return f"{cpu}, {os.cpu_count()} cores, one thread a run; Python {platform.python_version()}, {versions}"
+
+
+def main(args: Args) -> None:
+    if args.worker:
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            print(json.dumps(measure(args.cells[0], args)))
+        return
+    rows = []
+    for cell in args.cells:
+        command = [sys.executable, __file__, "--worker", "--cells", cell, "--steps", str(args.steps)]
+        with tempfile.TemporaryDirectory() as cache:  # a cold start, as on a machine that never ran the script
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+            row = json.loads(run(command).splitlines()[-1])
+        del os.environ["TORCHINDUCTOR_CACHE_DIR"]
+        rows.append(row | (against_peer(cell, args) if args.peer else {}))
+        print(f"measured {cell}: {rows[-1]['sps']} steps/s", file=sys.stderr)
+    print(table(rows))
+    print(f"\n{machine()}\n")
+    print(json.dumps({"machine": machine(), "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
