@@ -29,7 +29,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -89,10 +89,10 @@ class Args:
     """weight of the value loss"""
     max_grad_norm: float = 0.5
     """largest norm of the gradient"""
-    norm_obs: bool | None = None
-    """normalise observations by running statistics and clip them to +-10 (None: for Box actions)"""
-    norm_reward: bool | None = None
-    """divide rewards by the running std of the discounted return, clip to +-10 (None: for Box actions)"""
+    norm_obs: bool = True
+    """normalise observations by running statistics and clip them to +-10; not with Discrete actions unless given"""
+    norm_reward: bool = True
+    """divide rewards by the running std of the discounted return, clip them to +-10; likewise"""
 
     bootstrap_truncated: bool = True
     """bootstrap from the last observation where a time limit ends an episode; CleanRL does not"""
@@ -181,7 +181,7 @@ class VecEnv(gym.vector.SyncVectorEnv):
                 episodes.append((float(self.episode_return[i]), int(self.episode_length[i])))
                 self.episode_return[i] = self.episode_length[i] = 0
                 obs, _ = env.reset()
-            steps.append((obs, reward, terminated, truncated))
+            steps.append((obs, float(reward), terminated, truncated))
         return *map(np.array, zip(*steps, strict=True)), {"final_obs": final_obs, "episodes": episodes}
 
 
@@ -562,13 +562,14 @@ def evaluate(act: Callable, env: gym.Env, obs_stats: RunningMeanStd, episodes: i
     rng, returns = np.random.default_rng(args.seed), []
     for episode in range(episodes):
         obs, _ = env.reset(seed=2**30 + episode)
-        episode_return, done = 0.0, False
-        while not done:
+        episode_return = 0.0
+        for _ in range(100_000):  # where no time limit ends an episode, the policy may never
             noise = 0.0 if args.eval_deterministic else sample_noise(rng, (1,), env.action_space)
             action = act(observe(obs[None], obs_stats, update=not frozen), noise)
             obs, reward, terminated, truncated, _ = env.step(clip_action(action, env.action_space)[0])
             episode_return += float(reward)
-            done = terminated or truncated
+            if terminated or truncated:
+                break
         returns.append(episode_return)
     return returns
 
@@ -700,6 +701,8 @@ def parse_args(argv: list[str] | None = None) -> Args:
         saved.pop("versions", None)
     elif args.evaluate:
         saved = load_checkpoint(source)["args"]
+    elif isinstance(make_env(args.env_id).action_space, gym.spaces.Discrete):
+        saved = dict(norm_obs=False, norm_reward=False)
     if unknown := saved.keys() - asdict(args).keys():
         names = ", ".join(sorted(unknown))
         fail(f"--resume or --evaluate {source} is of another script: this one has no {names}")
@@ -729,6 +732,8 @@ def check_args(args: Args, signed: tuple[str, ...] = ()) -> None:
         fail(f"--num-minibatches {args.num_minibatches}: num_envs * num_steps = {batch_size} must be a multiple >= 2")
     if args.total_timesteps < batch_size:
         fail(f"--total-timesteps {args.total_timesteps}: give at least num_envs * num_steps = {batch_size}")
+    if args.seed >= 2**32:
+        fail(f"--seed {args.seed}: give an integer below 2**32")
     if args.run_name and (Path(args.run_name).name != args.run_name or args.run_name == ".."):
         fail(f"--run-name {args.run_name}: give the name of one folder inside runs/")
     if args.resume and args.evaluate:
@@ -739,23 +744,22 @@ def check_args(args: Args, signed: tuple[str, ...] = ()) -> None:
         fail("--cuda: torch sees no GPU here; leave it out")
 
 
-def stop_signals() -> list[int]:
-    """A list that Ctrl-C and SIGTERM append themselves to; a second one ends the program at once."""
-    received = []
+def handle_signals(defer: list[int] | None = None) -> None:
+    """Ctrl-C and SIGTERM end the program, with 130 or 143; with `defer`, a first one is only noted there."""
 
-    def receive(number: int, frame: object) -> None:
-        received.append(number)
-        signal.signal(number, signal.SIG_DFL)
+    def handle(number: int, frame: object) -> None:
+        if defer is None or defer:
+            raise SystemExit(128 + number)
+        defer.append(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, receive)
-    return received
+        signal.signal(number, handle)
 
 
 def main(args: Args) -> int:
     torch.set_num_threads(1)  # a network of this size is slower on more
     warnings.filterwarnings("ignore", message=".*is out of date.*")  # the published results are on -v4
-    signals = stop_signals()
+    handle_signals()
     source = args.resume or args.evaluate
     name = args.run_name or f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}".replace("/", "_")
     folder = Path(source) if source else Path("runs") / name
@@ -770,10 +774,6 @@ def main(args: Args) -> int:
     final_env = make_env(args.env_id, args.capture_video)
     action_space = final_env.action_space
     check_action_space(args.env_id, action_space)
-    if args.norm_obs is None:
-        args = replace(args, norm_obs=isinstance(action_space, gym.spaces.Box))
-    if args.norm_reward is None:
-        args = replace(args, norm_reward=isinstance(action_space, gym.spaces.Box))
     envs, eval_env = VecEnv(args.env_id, args.num_envs), make_env(args.env_id)
 
     torch.manual_seed(args.seed)
@@ -811,6 +811,7 @@ def main(args: Args) -> int:
     obs = observe(envs.reset(seed=seeds.tolist())[0], obs_stats, update=True)
     discounted = np.zeros(args.num_envs)
     started = time.perf_counter() - seconds
+    handle_signals(defer=(signals := []))
     for iteration in range(first + 1, num_iterations + 1):  # Algorithm 1
         remaining = 1 - (iteration - 1) / num_iterations
         lr = args.learning_rate * (remaining if args.anneal_lr else 1.0)
@@ -834,13 +835,15 @@ def main(args: Args) -> int:
         speed = dict(lr=lr, SPS=batch_size / (seconds - before), seconds=seconds)
         row = {"global_step": global_step} | returns | losses._asdict() | row | speed
         log.write(iteration, row, [])
-        if signals or iteration % args.checkpoint_every == 0 or iteration == num_iterations:
+        stop = len(signals) > 0
+        if stop or iteration % args.checkpoint_every == 0 or iteration == num_iterations:
             save_checkpoint(folder, state, rng, iteration, seconds, args)
-        if signals:
+        if stop:
             log.close()
             print(f"stopped at step {global_step}; go on with --resume {folder}")
             return 128 + signals[0]
 
+    handle_signals()
     if args.capture_video:
         videos = (folder if folder.is_dir() else folder.parent) / "videos"
         final_env = gym.wrappers.RecordVideo(final_env, str(videos), episode_trigger=lambda episode: True)
@@ -859,4 +862,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main(arguments))
     except OSError as error:
-        fail(f"{error}; the last good checkpoint is kept", code=1)
+        fail(f"cannot write under runs/ ({error}): the last good checkpoint is kept", code=1)

@@ -188,7 +188,7 @@ class VecEnv(gym.vector.SyncVectorEnv):
                 episodes.append((float(self.episode_return[i]), int(self.episode_length[i])))
                 self.episode_return[i] = self.episode_length[i] = 0
                 obs, _ = env.reset()
-            steps.append((obs, reward, terminated, truncated))
+            steps.append((obs, float(reward), terminated, truncated))
         return *map(np.array, zip(*steps, strict=True)), {"final_obs": final_obs, "episodes": episodes}
 
 
@@ -581,13 +581,14 @@ def evaluate(act: Callable, env: gym.Env, obs_stats: RunningMeanStd, episodes: i
     rng, returns = np.random.default_rng(args.seed), []
     for episode in range(episodes):
         obs, _ = env.reset(seed=2**30 + episode)
-        episode_return, done = 0.0, False
-        while not done:
+        episode_return = 0.0
+        for _ in range(100_000):  # where no time limit ends an episode, the policy may never
             noise = 0.0 if args.eval_deterministic else sample_noise(rng, (1,), env.action_space)
             action = act(observe(obs[None], obs_stats, update=not frozen), noise)
             obs, reward, terminated, truncated, _ = env.step(clip_action(action, env.action_space)[0])
             episode_return += float(reward)
-            done = terminated or truncated
+            if terminated or truncated:
+                break
         returns.append(episode_return)
     return returns
 
@@ -759,6 +760,8 @@ def check_args(args: Args, signed: tuple[str, ...] = ()) -> None:
         fail(f"--num-minibatches {args.num_minibatches}: num_envs * num_steps = {batch_size} must be a multiple >= 2")
     if args.total_timesteps < batch_size:
         fail(f"--total-timesteps {args.total_timesteps}: give at least num_envs * num_steps = {batch_size}")
+    if args.seed >= 2**32:
+        fail(f"--seed {args.seed}: give an integer below 2**32")
     if args.run_name and (Path(args.run_name).name != args.run_name or args.run_name == ".."):
         fail(f"--run-name {args.run_name}: give the name of one folder inside runs/")
     if args.resume and args.evaluate:
@@ -769,23 +772,22 @@ def check_args(args: Args, signed: tuple[str, ...] = ()) -> None:
         fail("--cuda: torch sees no GPU here; leave it out")
 
 
-def stop_signals() -> list[int]:
-    """A list that Ctrl-C and SIGTERM append themselves to; a second one ends the program at once."""
-    received = []
+def handle_signals(defer: list[int] | None = None) -> None:
+    """Ctrl-C and SIGTERM end the program, with 130 or 143; with `defer`, a first one is only noted there."""
 
-    def receive(number: int, frame: object) -> None:
-        received.append(number)
-        signal.signal(number, signal.SIG_DFL)
+    def handle(number: int, frame: object) -> None:
+        if defer is None or defer:
+            raise SystemExit(128 + number)
+        defer.append(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, receive)
-    return received
+        signal.signal(number, handle)
 
 
 def main(args: Args) -> int:
     torch.set_num_threads(1)  # a network of this size is slower on more
     warnings.filterwarnings("ignore", message=".*is out of date.*")  # the published results are on -v4
-    signals = stop_signals()
+    handle_signals()
     source = args.resume or args.evaluate
     name = args.run_name or f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}".replace("/", "_")
     folder = Path(source) if source else Path("runs") / name
@@ -837,6 +839,7 @@ def main(args: Args) -> int:
     obs = observe(envs.reset(seed=seeds.tolist())[0], obs_stats, update=True)
     discounted = np.zeros(args.num_envs)
     started = time.perf_counter() - seconds
+    handle_signals(defer=(signals := []))
     for iteration in range(first + 1, num_iterations + 1):  # Algorithm 1
         remaining = 1 - (iteration - 1) / num_iterations
         lr = args.learning_rate * (remaining if args.anneal_lr else 1.0)
@@ -860,13 +863,15 @@ def main(args: Args) -> int:
         speed = dict(lr=lr, SPS=batch_size / (seconds - before), seconds=seconds)
         row = {"global_step": global_step} | returns | losses._asdict() | row | speed
         log.write(iteration, row, failure_signatures(row, action_space))
-        if signals or iteration % args.checkpoint_every == 0 or iteration == num_iterations:
+        stop = len(signals) > 0
+        if stop or iteration % args.checkpoint_every == 0 or iteration == num_iterations:
             save_checkpoint(folder, state, rng, iteration, seconds, args)
-        if signals:
+        if stop:
             log.close()
             print(f"stopped at step {global_step}; go on with --resume {folder}")
             return 128 + signals[0]
 
+    handle_signals()
     if args.capture_video:
         videos = (folder if folder.is_dir() else folder.parent) / "videos"
         final_env = gym.wrappers.RecordVideo(final_env, str(videos), episode_trigger=lambda episode: True)
@@ -885,4 +890,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main(arguments))
     except OSError as error:
-        fail(f"{error}; the last good checkpoint is kept", code=1)
+        fail(f"cannot write under runs/ ({error}): the last good checkpoint is kept", code=1)
