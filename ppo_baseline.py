@@ -127,6 +127,8 @@ def make_env(env_id: str, video: bool = False) -> gym.Env:
         print("LunarLander-v2: registered as v3, which without wind is the same physics; this gymnasium has no v2")
         v3 = gym.spec("LunarLander-v3")
         gym.register(env_id, v3.entry_point, v3.reward_threshold, max_episode_steps=v3.max_episode_steps)
+    if video and sys.platform == "linux" and "DISPLAY" not in os.environ:
+        os.environ.update(MUJOCO_GL=os.environ.get("MUJOCO_GL", "egl"), SDL_VIDEODRIVER="dummy")
     try:
         env = gym.make(env_id, render_mode="rgb_array" if video else None)
     except gym.error.DependencyNotInstalled as error:
@@ -574,6 +576,10 @@ def evaluate(act: Callable, env: gym.Env, obs_stats: RunningMeanStd, episodes: i
     return returns
 
 
+def print_evaluation(returns: list[float]) -> None:
+    print(f"evaluation: mean={np.mean(returns):.2f} std={np.std(returns):.2f} episodes={len(returns)}")
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """A crash or a full disk at any moment leaves the old file or the new one, never half of one."""
     temporary = path.with_name(path.name + ".tmp")
@@ -610,8 +616,10 @@ def load_checkpoint(path: str) -> dict:
         fail(f"--resume or --evaluate {file}: no readable checkpoint, perhaps cut short ({type(error).__name__})")
 
 
-def restore(state: dict, checkpoint: dict, path: str, args: Args) -> None:
-    """Copy a checkpoint's tensors into those of `state`; exits with one line where they do not fit."""
+def restore(state: dict, rng: np.random.Generator, args: Args) -> dict:
+    """Copy the checkpoint of --resume or --evaluate into `state` and `rng`; returns it."""
+    path = args.resume or args.evaluate
+    checkpoint = load_checkpoint(path)
     for group in [name for name in state if name in checkpoint]:
         if difference := state[group].keys() ^ checkpoint[group].keys():
             names = ", ".join(sorted(difference))
@@ -621,55 +629,92 @@ def restore(state: dict, checkpoint: dict, path: str, args: Args) -> None:
                 sizes = f"{name} is {tuple(shape)} there and {tuple(tensor.shape)} here"
                 fail(f"--evaluate {path} is of an environment of another shape than --env-id {args.env_id}: {sizes}")
             tensor.data.copy_(checkpoint[group][name])
+    if args.resume:
+        if "numpy_rng" not in checkpoint:
+            fail(f"--resume {path}: its checkpoint holds only weights, which --evaluate can use")
+        rng.bit_generator.state = json.loads(checkpoint["numpy_rng"])
+        torch.set_rng_state(checkpoint["torch_rng"])
+    return checkpoint
+
+
+def run_folder(args: Args) -> Path:
+    """The folder of this run, runs/<name> for a new one; exits where there is nothing to do in it."""
+    name = args.run_name or f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}".replace("/", "_")
+    folder = Path(args.resume or args.evaluate or Path("runs") / name)
+    if args.resume and (folder / "evaluation.json").exists():
+        print(f"{folder} is finished, nothing to resume")
+        raise SystemExit(0)
+    if not args.resume and not args.evaluate and (folder / "config.json").exists():
+        fail(f"--run-name {name}: {folder} exists; give another name, or --resume {folder}")
+    return folder if folder.is_dir() or not args.evaluate else folder.parent
+
+
+def create_run(folder: Path, state: dict, rng: np.random.Generator, args: Args) -> dict:
+    """Write a first checkpoint and then config.json, with which a folder counts as a run; returns no checkpoint."""
+    names = ("torch", "gymnasium", "mujoco", "box2d", "numpy")
+    versions = {package.name.lower(): package.version for package in distributions() if package.name.lower() in names}
+    config = asdict(args) | {"versions": {"python": platform.python_version()} | versions}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(folder, state, rng, 0, 0.0, args)
+        write_atomic(folder / "config.json", json.dumps(config, indent=2).encode())
+    except OSError as error:
+        fail(f"--run-name {folder.name}: cannot write to {folder} ({error.strerror}); make it writable")
+    return {}
 
 
 class Log:
     """metrics.csv, the progress on the screen, and Weights & Biases."""
 
-    def __init__(self, folder: Path, args: Args, iteration: int):
-        names = ("torch", "gymnasium", "mujoco", "box2d", "numpy")
-        versions = {
-            package.name.lower(): package.version for package in distributions() if package.name.lower() in names
-        }
-        config = asdict(args) | {"resume": "", "versions": {"python": platform.python_version()} | versions}
+    def __init__(self, folder: Path, args: Args, iteration: int, seconds: float):
+        self.folder, self.batch_size = folder, args.num_envs * args.num_steps
+        self.global_step = iteration * self.batch_size
+        self.seconds, self.started = seconds, time.perf_counter() - seconds
         metrics = folder / "metrics.csv"
         rows = metrics.read_bytes().splitlines(keepends=True) if iteration else []
         write_atomic(metrics, b"".join(rows[: iteration + 1]))  # a resumed run writes the later ones again
-        write_atomic(folder / "config.json", json.dumps(config, indent=2).encode())
         self.metrics = open(metrics, "a", newline="")  # noqa: SIM115 (open as long as the run)
-        self.folder, self.warned, self.wandb = folder, set(), start_wandb(folder, args, config) if args.track else None
-        done = iteration * args.num_envs * args.num_steps
-        self.bar = tqdm(total=args.total_timesteps, initial=done, unit="step", disable=not sys.stderr.isatty())
+        self.wandb = start_wandb(folder, args) if args.track else None
+        steps = dict(total=args.total_timesteps, initial=self.global_step)
+        self.bar = tqdm(**steps, unit="step", disable=not sys.stderr.isatty())
 
-    def write(self, iteration: int, row: dict[str, float], advice: list[str]) -> None:
+    def write(self, iteration: int, lr: float, episodes: list, eval_returns: list, losses: Losses, diagnostics: dict):
+        """One row: its rate SPS counts all of the iteration, evaluation included."""
+        before, self.seconds = self.seconds, time.perf_counter() - self.started
+        self.global_step = iteration * self.batch_size
+        row = {"global_step": self.global_step}
+        row["episodic_return"], row["episodic_length"] = np.mean(episodes or [(np.nan, np.nan)], axis=0).tolist()
+        row["eval_return"] = float(np.mean(eval_returns or np.nan))
+        row |= losses._asdict() | diagnostics
+        row |= {"lr": lr, "SPS": self.batch_size / (self.seconds - before), "seconds": self.seconds}
         writer = csv.DictWriter(self.metrics, row)
-        if self.metrics.tell() == 0:
+        if iteration == 1:
             writer.writeheader()
         writer.writerow(row)
         self.metrics.flush()
         if self.wandb:
-            self.wandb.log({name: x for name, x in row.items() if not math.isnan(x)}, step=row["global_step"])
+            self.wandb.log({name: x for name, x in row.items() if not math.isnan(x)}, step=self.global_step)
         progress = f"return={row['episodic_return']:.1f} SPS={row['SPS']:.0f}"
         if self.bar.disable and iteration % 10 == 0:
-            print(f"step={row['global_step']} {progress} eval_return={row['eval_return']:.1f}", flush=True)
+            print(f"step={self.global_step} {progress} eval_return={row['eval_return']:.1f}", flush=True)
         self.bar.set_postfix_str(progress, refresh=False)
-        self.bar.update(row["global_step"] - self.bar.n)
-        for message in set(advice) - self.warned:
-            self.bar.write(f"warning: {message}", file=sys.stderr)
-            self.warned.add(message)
+        self.bar.update(self.batch_size)
 
-    def close(self, evaluation: dict | None = None) -> None:
+    def close(self, returns: list[float] | None = None) -> None:
+        """End the run; with the returns of its last evaluation, as a finished one."""
         self.bar.close()
-        if evaluation:
+        if returns:
+            evaluation = dict(mean=np.mean(returns), std=np.std(returns), episodes=len(returns), returns=returns)
+            evaluation["global_step"] = self.global_step
             write_atomic(self.folder / "evaluation.json", json.dumps(evaluation).encode())
         if self.wandb:
-            if evaluation:
+            if returns:
                 self.wandb.summary.update({"evaluation": evaluation})
                 self.wandb.log_artifact(str(self.folder / "checkpoint.pt"), name=self.wandb.id, type="model")
             self.wandb.finish()
 
 
-def start_wandb(folder: Path, args: Args, config: dict):
+def start_wandb(folder: Path, args: Args):
     import wandb
 
     offline = "WANDB_MODE" not in os.environ and not wandb.login(prompt=False)
@@ -678,6 +723,7 @@ def start_wandb(folder: Path, args: Args, config: dict):
     name = re.sub(r"[^\w.-]", "-", folder.resolve().name)
     names = dict(project=args.wandb_project_name, entity=args.wandb_entity, name=name, id=name, dir=folder)
     try:
+        config = json.loads((folder / "config.json").read_text())
         return wandb.init(**names, config=config, resume="allow", mode="offline" if offline else None)
     except wandb.Error as error:
         fail(f"--track: {error}")
@@ -760,57 +806,41 @@ def main(args: Args) -> int:
     torch.set_num_threads(1)  # a network of this size is slower on more
     warnings.filterwarnings("ignore", message=".*is out of date.*")  # the published results are on -v4
     handle_signals()
-    source = args.resume or args.evaluate
-    name = args.run_name or f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}".replace("/", "_")
-    folder = Path(source) if source else Path("runs") / name
-    if not source and (folder / "config.json").exists():
-        fail(f"--run-name {name}: {folder} exists; give another name, or --resume {folder}")
-    if args.resume and (folder / "evaluation.json").exists():
-        print(f"{folder} is finished, nothing to resume")
-        return 0
-
-    if args.capture_video and sys.platform == "linux" and "DISPLAY" not in os.environ:
-        os.environ.update(MUJOCO_GL=os.environ.get("MUJOCO_GL", "egl"), SDL_VIDEODRIVER="dummy")
+    folder = run_folder(args)
     final_env = make_env(args.env_id, args.capture_video)
-    action_space = final_env.action_space
-    check_action_space(args.env_id, action_space)
+    check_action_space(args.env_id, final_env.action_space)
     envs, eval_env = VecEnv(args.env_id, args.num_envs), make_env(args.env_id)
 
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
-    obs_dim = envs.single_observation_space.shape[0]
-    agent = Agent(obs_dim, action_space, args).to("cuda" if args.cuda else "cpu")
+    agent = Agent(envs.single_observation_space.shape[0], envs.single_action_space, args).to(
+        "cuda" if args.cuda else "cpu"
+    )
     params = parameters_to_vector(agent.parameters()).detach()
     vector_to_parameters(params, agent.parameters())  # from here on, the agent's weights are views of params
     adam = Adam(torch.zeros_like(params), torch.zeros_like(params), params.new_zeros(1, dtype=torch.float64))
-    obs_stats, return_stats = RunningMeanStd((obs_dim,), args.norm_obs), RunningMeanStd((), args.norm_reward)
+    obs_stats = RunningMeanStd(envs.single_observation_space.shape, args.norm_obs)
+    return_stats = RunningMeanStd((), args.norm_reward)
     stats = dict(obs_stats=obs_stats.state_dict(), return_stats=return_stats.state_dict())
     state = dict(agent=agent.state_dict(), adam=adam._asdict(), **stats)
-    checkpoint = load_checkpoint(source) if source else {}
-    restore(state, checkpoint, source, args)
-    first, seconds = checkpoint.get("iteration", 0), checkpoint.get("seconds", 0.0)
-    if args.resume and "numpy_rng" not in checkpoint:
-        fail(f"--resume {source}: its checkpoint holds only weights, which --evaluate can use")
-    if args.resume:
-        rng.bit_generator.state = json.loads(checkpoint["numpy_rng"])
-        torch.set_rng_state(checkpoint["torch_rng"])
-    if not (frozen := not args.evaluate or "obs_stats" in checkpoint):
-        print("this checkpoint has no observation statistics: they are gathered on the fly")
-    if not source:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_checkpoint(folder, state, rng, 0, 0.0, args)
-        except OSError as error:
-            fail(f"--run-name {name}: cannot write to {folder} ({error.strerror}); make it writable")
-    batch_size = args.num_envs * args.num_steps
-    num_iterations = 0 if args.evaluate else args.total_timesteps // batch_size
-    log = None if args.evaluate else Log(folder, args, first)
+    new_run = not (args.resume or args.evaluate)
+    checkpoint = create_run(folder, state, rng, args) if new_run else restore(state, rng, args)
+    if args.capture_video:
+        final_env = gym.wrappers.RecordVideo(final_env, str(folder / "videos"), episode_trigger=lambda episode: True)
+    if args.evaluate:
+        if not (frozen := "obs_stats" in checkpoint):
+            print("this checkpoint has no observation statistics: they are gathered on the fly")
+        returns = evaluate(numpy_policy(agent, args), final_env, obs_stats, args.eval_episodes, args, frozen)
+        final_env.close()
+        print_evaluation(returns)
+        return 0
 
+    first, num_iterations = checkpoint.get("iteration", 0), args.total_timesteps // (args.num_envs * args.num_steps)
+    log = Log(folder, args, first, checkpoint.get("seconds", 0.0))
     step = make_step(agent, args)
     seeds = np.random.SeedSequence((args.seed, first)).generate_state(args.num_envs) >> 2  # below 2**30
-    obs = observe(envs.reset(seed=seeds.tolist())[0], obs_stats, update=True)
+    obs = observe(envs.reset(seed=seeds.tolist())[0], obs_stats, update=first < num_iterations)
     discounted = np.zeros(args.num_envs)
-    started = time.perf_counter() - seconds
     handle_signals(defer=(signals := []))
     for iteration in range(first + 1, num_iterations + 1):  # Algorithm 1
         remaining = 1 - (iteration - 1) / num_iterations
@@ -821,39 +851,26 @@ def main(args: Args) -> int:
         batch, row = make_batch(agent, rollout, rewards, args)
         losses = update(step, params, adam, batch, lr, rng, args)
 
-        global_step = iteration * batch_size
         if not (math.isfinite(losses.loss) and params.isfinite().all()):
             log.close()
+            global_step = iteration * len(batch.obs)
             fail(f"not finite at step {global_step} (loss {losses.loss}): {folder} keeps the last good checkpoint", 1)
         due = args.eval_every and iteration % args.eval_every == 0
-        eval_returns = evaluate(numpy_policy(agent, args), eval_env, obs_stats, 3, args) if due else [math.nan]
-        before, seconds = seconds, time.perf_counter() - started
-        mean_return, mean_length = np.mean(episodes, axis=0).tolist() if episodes else (math.nan, math.nan)
-        returns = dict(
-            episodic_return=mean_return, episodic_length=mean_length, eval_return=float(np.mean(eval_returns))
-        )
-        speed = dict(lr=lr, SPS=batch_size / (seconds - before), seconds=seconds)
-        row = {"global_step": global_step} | returns | losses._asdict() | row | speed
-        log.write(iteration, row, [])
+        eval_returns = evaluate(numpy_policy(agent, args), eval_env, obs_stats, 3, args) if due else []
+        log.write(iteration, lr, episodes, eval_returns, losses, row)
         stop = len(signals) > 0
         if stop or iteration % args.checkpoint_every == 0 or iteration == num_iterations:
-            save_checkpoint(folder, state, rng, iteration, seconds, args)
+            save_checkpoint(folder, state, rng, iteration, log.seconds, args)
         if stop:
             log.close()
-            print(f"stopped at step {global_step}; go on with --resume {folder}")
+            print(f"stopped at step {iteration * len(batch.obs)}; go on with --resume {folder}")
             return 128 + signals[0]
 
     handle_signals()
-    if args.capture_video:
-        videos = (folder if folder.is_dir() else folder.parent) / "videos"
-        final_env = gym.wrappers.RecordVideo(final_env, str(videos), episode_trigger=lambda episode: True)
-    returns = evaluate(numpy_policy(agent, args), final_env, obs_stats, args.eval_episodes, args, frozen)
-    result = dict(mean=float(np.mean(returns)), std=float(np.std(returns)), episodes=len(returns))
-    if log:
-        log.close(result | dict(returns=returns, global_step=num_iterations * batch_size))
-    for env in (envs, eval_env, final_env):
-        env.close()
-    print("evaluation: mean={mean:.2f} std={std:.2f} episodes={episodes}".format(**result))
+    returns = evaluate(numpy_policy(agent, args), final_env, obs_stats, args.eval_episodes, args)
+    final_env.close()
+    log.close(returns)
+    print_evaluation(returns)
     return 0
 
 

@@ -1,6 +1,7 @@
 """Whole runs in processes of their own: what they leave, repeat, survive and learn."""
 
 import ast
+import dataclasses
 import fcntl
 import itertools
 import json
@@ -288,7 +289,9 @@ def test_restore_gives_back_every_tensor_of_a_checkpoint(continuous, finished):
     adam = continuous.Adam(*(torch.zeros_like(value) for value in saved["adam"].values()))
     objects = dict(agent=agent, obs_stats=stats, return_stats=returns)
     state = {group: thing.state_dict() for group, thing in objects.items()} | {"adam": adam._asdict()}
-    continuous.restore(state, saved, str(folder), args)
+    rng = np.random.default_rng(0)
+    continuous.restore(state, rng, dataclasses.replace(args, resume=str(folder)))
+    assert rng.bit_generator.state == json.loads(saved["numpy_rng"])
     for group, values in saved.items():
         if group in objects:
             assert objects[group].state_dict().keys() == values.keys()
