@@ -6,9 +6,11 @@
 
 Each cell is one process on one thread: it steps the environment alone, trains, and steps it alone again, so
 that `ratio` compares two rates of the same process. Rates leave out the first iteration, which compiles and
-is in `start-up`, the seconds from the process's start to the first row of metrics.csv. Training runs with all
-diagnostics and the default evaluations. The split comes from a second, timed training in that process. A peer
-is any script that, as CleanRL's, takes --env-id, --seed and --total-timesteps and prints `SPS: <number>`.
+is in `start-up`, the seconds from the process's start to the first row of metrics.csv on an empty compile cache;
+`10k steps` is a whole run of 10,240 steps, likewise. Training runs with all diagnostics and the default evaluations.
+The split comes from a second, timed training in that process; diagnostics are a part of the update. Memory is the
+peak, and what was added after the third iteration. A peer is any script that, as CleanRL's, takes --env-id, --seed
+and --total-timesteps and prints `SPS: <number>`, its own rate; ours beside it is from the end of the first iteration.
 """
 
 import collections
@@ -37,6 +39,7 @@ class Args:
     cells: tuple[str, ...] = (
         "ppo_baseline:HalfCheetah-v4",
         "prefpoe_continuous:HalfCheetah-v4",
+        "prefpoe_continuous:HalfCheetah-v4:num-envs=8:num-steps=256",
         "ppo_baseline:Ant-v4",
         "prefpoe_continuous:Ant-v4",
         "ppo_baseline:LunarLander-v3",
@@ -107,6 +110,7 @@ def timed(script, totals: collections.Counter) -> None:
         (script.VecEnv, "step", "environment"),
         (script, "observe", "normalisation"),
         (script, "scale_rewards", "normalisation"),
+        (script, "diagnostics", "diagnostics"),
         (script, "make_batch", "update"),
         (script, "update", "update"),
         (script, "evaluate", "evaluation"),
@@ -120,16 +124,17 @@ def measure(cell: str, args: Args) -> dict:
     name, task, *flags = cell.split(":")
     sys.path.insert(0, str(ROOT))
     script = importlib.import_module(name)
-    first_row, write = [], script.Log.write
+    written, write = [], script.Log.write
 
     def write_and_note(*inputs):
         write(*inputs)
-        first_row.append(time.time())
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        written.append((time.time(), pages * resource.getpagesize() / 2**20))
 
     script.Log.write = write_and_note
     flags = ["--env-id", task, "--total-timesteps", str(args.steps), *(f"--{flag}" for flag in flags)]
     script.main(script.parse_args([*flags, "--run-name", "plain"]))
-    start_up = first_row[0] - float(os.environ["SPEED_START"])
+    start_up, growth = written[0][0] - float(os.environ["SPEED_START"]), written[-1][1] - written[2][1]
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     alone = np.mean([env_rate(task), env_rate(task)])
     sps = rate(Path("runs/plain"))
@@ -140,6 +145,7 @@ def measure(cell: str, args: Args) -> dict:
     script.main(script.parse_args([*flags, "--run-name", "timed", "--eval-episodes", "1"]))
     wall = time.perf_counter() - start
     evaluation = totals.pop("evaluation")  # contains acting, environment and normalisation of its own
+    diagnostics = totals.pop("diagnostics")
     split = {part: round(100 * seconds / sum(totals.values())) for part, seconds in totals.items()}
     return {
         "script": name,
@@ -149,7 +155,9 @@ def measure(cell: str, args: Args) -> dict:
         "ratio": round(sps / alone, 2),
         "split_percent": split,
         "evaluation_percent": round(100 * evaluation / wall),
+        "diagnostics_percent": round(100 * diagnostics / wall, 1),
         "peak_mb": round(memory),
+        "growth_mb": round(growth),
         "start_up_s": round(start_up, 1),
     }
 
@@ -185,17 +193,20 @@ def against_peer(cell: str, args: Args) -> dict:
 
 def table(rows: list[dict]) -> str:
     parts = ("acting", "environment", "normalisation", "update", "logging")
-    lines = ["| script | task | steps/s | env alone | ratio | " + " | ".join(f"{p} %" for p in parts)]
-    lines[0] += " | peak MB | start-up s |" + (" × peer (range) |" if "peer" in rows[0] else "")
-    lines.append("|---" * (lines[0].count("|") - 1) + "|")
+    head = ["script", "task", "steps/s", "env alone", "ratio", *(f"{part} %" for part in parts), "diagnostics %"]
+    head += ["peak MB", "added MB", "start-up s", "10k steps s"] + ["× peer (range)"] * any(
+        "peer" in row for row in rows
+    )
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in rows:
-        split = [str(row["split_percent"].get(part, 0)) for part in parts]
-        values = [row["script"], row["task"], f"{row['sps']:,}", f"{row['env_alone']:,}", f"{row['ratio']:.2f}", *split]
-        values += [str(row["peak_mb"]), f"{row['start_up_s']:.0f}"]
+        values = [row["script"], row["task"], f"{row['sps']:,}", f"{row['env_alone']:,}", f"{row['ratio']:.2f}"]
+        values += [row["split_percent"].get(part, 0) for part in parts] + [row["diagnostics_percent"]]
+        values += [row["peak_mb"], row["growth_mb"], round(row["start_up_s"]), row["10k_steps_s"]]
         if "peer" in row:
             low, high = row["peer_ratio_range"]
             values.append(f"{row['peer_ratio_median']:.1f} ({low:.1f}–{high:.1f})")
-        lines.append("| " + " | ".join(values) + " |")
+        values += [""] * (len(head) - len(values))
+        lines.append("| " + " | ".join(map(str, values)) + " |")
     return "\n".join(lines)
 
 
@@ -220,8 +231,20 @@ def main(args: Args) -> None:
         with tempfile.TemporaryDirectory() as cache:  # a cold start, as on a machine that never ran the script
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
             row = json.loads(run(command).splitlines()[-1])
+        with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as folder:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+            name, task, *flags = cell.split(":")
+            flags = ["--env-id", task, "--total-timesteps", "10240", *(f"--{flag}" for flag in flags)]
+            start = time.perf_counter()
+            run([sys.executable, str(ROOT / f"{name}.py"), *flags], cwd=folder)
+            row["10k_steps_s"] = round(time.perf_counter() - start)
         del os.environ["TORCHINDUCTOR_CACHE_DIR"]
-        rows.append(row | (against_peer(cell, args) if args.peer else {}))
+        if args.peer:
+            try:
+                row |= against_peer(cell, args)
+            except subprocess.CalledProcessError as error:
+                print(f"no comparison on {cell}: the peer ended with {error.returncode}", file=sys.stderr)
+        rows.append(row)
         print(f"measured {cell}: {rows[-1]['sps']} steps/s", file=sys.stderr)
     print(table(rows))
     print(f"\n{machine()}\n")
