@@ -545,8 +545,10 @@ def make_step(agent: Agent, args: Args) -> Callable:
 
 def compiled(function: Callable, cuda: bool) -> Callable:
     """torch.compile, falling back to the function itself where compiling it fails, as without a compiler."""
-    # a third less time a step than by default: between calls, check the tensors only (agent and args never
-    # change); on the CPU, call the kernels from C++ and compute no intermediate twice
+    # A third less time a step than by default: between calls only tensors are checked, since agent and args never
+    # change (torch keeps graphs by code object, so each function needs one of its own); on the CPU, kernels are
+    # called from C++ and no intermediate is computed twice.
+    function.__code__ = function.__code__.replace()
     options = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
     if not cuda:
         options |= {"cpp_wrapper": True, "realize_reads_threshold": 1, "realize_opcount_threshold": 2}

@@ -1,6 +1,7 @@
 """The mathematics of the three scripts against numerical integration, brute force, torch and gymnasium."""
 
 import copy
+import dataclasses
 import itertools
 import re
 import shutil
@@ -503,3 +504,17 @@ def test_failure_signatures_name_the_flags(script, space, main, pref, flags):
     batch, action_range = script.Batch(None, action, *torch.randn(5, 64)), 2.0 if space is BOX else 1.0
     row = script.diagnostics(main, pref, script.fuse(main, pref, script.Args()), batch, action_range)
     assert [set(re.findall(r"--[a-z-]+", advice)) for advice in script.failure_signatures(row, space)] == flags
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+@cases((BASELINE, DISCRETE, {}))
+def test_compiled_steps_in_one_process_keep_their_own_arguments(script, space, changes):
+    """A sweep in one process: the second step is not the graph of the first, which differs in an argument only."""
+    torch.set_default_dtype(torch.float32)
+    agent, args = make_agent(script, space, changes)
+    batches = [make_batch(script, agent, args)]
+    for vf_coef in (0.5, 50.0):
+        plain, fast = (dataclasses.replace(args, vf_coef=vf_coef, compile=compile) for compile in (False, True))
+        _, expected = run_steps(script, copy.deepcopy(agent), plain, batches, [1.0])
+        _, losses = run_steps(script, copy.deepcopy(agent), fast, batches, [1.0])
+        torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)
