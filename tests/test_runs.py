@@ -400,18 +400,22 @@ def test_evaluate_prints_the_runs_own_evaluation(name, finished, tmp_path):
 
 
 def test_prefpoe_learns_to_balance_the_pole(discrete, run, tmp_path):
-    """To a return, in training as in evaluation, that samples of an untrained policy never reach.
+    """Compiled or not, to a return, in training as in evaluation, that samples of an untrained policy never reach.
 
     (The mode of an untrained network can balance by luck: 2 of 100 initialisations reach 500.)
     """
-    flags = "--env-id CartPole-v1 --no-compile --num-envs 4 --num-steps 256 --num-minibatches 4 --update-epochs 8"
-    flags += " --learning-rate 1e-3 --norm-obs --norm-reward --total-timesteps 30720 --eval-every 0 --run-name run"
-    process = run("prefpoe_lunarlander", *flags.split())
-    assert process.returncode == 0, process.stderr
-    folder = tmp_path / "runs/run"
-    assert evaluation(folder)["mean"] > 400
-    returns = [float(row["episodic_return"]) for row in read_metrics(folder)]
-    assert np.nanmean(returns[-5:]) > 200
+    flags = "--env-id CartPole-v1 --num-envs 4 --num-steps 256 --num-minibatches 4 --update-epochs 8 --eval-every 0"
+    flags += " --learning-rate 1e-3 --norm-obs --norm-reward --total-timesteps 30720"
+    first_rows = []
+    for path in ("compile", "no-compile"):
+        process = run("prefpoe_lunarlander", *flags.split(), f"--{path}", "--run-name", path)
+        assert process.returncode == 0 and "failed" not in process.stdout, process.stderr
+        folder = tmp_path / "runs" / path
+        assert evaluation(folder)["mean"] > 400
+        returns = [float(row["episodic_return"]) for row in read_metrics(folder)]
+        assert np.nanmean(returns[-5:]) > 200
+        first_rows.append({name: float(x) for name, x in read_metrics(folder)[0].items() if name not in WALL_CLOCK})
+    assert first_rows[0] == pytest.approx(first_rows[1], rel=1e-4, abs=1e-6, nan_ok=True)
 
     untrained, env = [], discrete.make_env("CartPole-v1")
     for seed in range(10):
