@@ -137,7 +137,7 @@ def make_env(env_id: str, video: bool = False) -> gym.Env:
     if video and sys.platform == "linux" and "DISPLAY" not in os.environ:
         os.environ.update(MUJOCO_GL=os.environ.get("MUJOCO_GL", "egl"), SDL_VIDEODRIVER="dummy")
     try:
-        env = gym.make(env_id, render_mode="rgb_array" if video else None)
+        env = gym.make(env_id, render_mode="rgb_array" if video else None, disable_env_checker=True)
     except gym.error.DependencyNotInstalled as error:
         fail(f"--env-id {env_id}: {error}; run pip install 'gymnasium[mujoco,box2d]==1.4.0'")
     except (gym.error.Error, ImportError) as error:
@@ -402,8 +402,9 @@ def gae(rewards, values, next_values, terminated, done, gamma: float, gae_lambda
     termination zeroes the bootstrap, and no sum runs across an episode's end.
     """
     advantages = rewards + gamma * ~terminated * next_values - values
+    decay = gamma * gae_lambda * ~done
     for t in reversed(range(len(rewards) - 1)):
-        advantages[t] += gamma * gae_lambda * ~done[t] * advantages[t + 1]
+        advantages[t] += decay[t] * advantages[t + 1]
     return advantages
 
 
@@ -475,7 +476,7 @@ def collect(envs: VecEnv, obs: np.ndarray, act: Callable, obs_stats, rng, args: 
             episodes += info["episodes"]
         transitions.append((obs, action, reward, real_next_obs, terminated, terminated | truncated))
         obs = next_obs
-    return Rollout(*map(np.stack, zip(*transitions, strict=True))), obs, episodes
+    return Rollout(*map(np.array, zip(*transitions, strict=True))), obs, episodes
 
 
 @torch.no_grad()
