@@ -163,7 +163,7 @@ def check_action_space(env_id: str, action_space: gym.Space) -> None:
 
 
 class VecEnv(gym.vector.SyncVectorEnv):
-    """`SyncVectorEnv` in SAME_STEP autoreset mode, with a step that has a tenth of its overhead.
+    """`SyncVectorEnv` in SAME_STEP autoreset mode, with a step that has a fraction of its overhead.
 
     An episode's last transition is a real one: `step` returns its reward and flags together with the
     first observation of the next episode, and its own last observation in `info["final_obs"]`.
