@@ -172,7 +172,7 @@ class VecEnv(gym.vector.SyncVectorEnv):
     def __init__(self, env_id: str, num_envs: int):
         autoreset_mode = gym.vector.AutoresetMode.SAME_STEP
         super().__init__([lambda: make_env(env_id)] * num_envs, autoreset_mode=autoreset_mode)
-        self.episode_return, self.episode_length = np.zeros(num_envs), np.zeros(num_envs, dtype=int)
+        self.episode_return, self.episode_length = [0.0] * num_envs, [0] * num_envs
 
     def step(self, actions: np.ndarray):
         """actions (num_envs, ...) -> obs (num_envs, obs_dim), reward, terminated, truncated, info.
@@ -183,40 +183,43 @@ class VecEnv(gym.vector.SyncVectorEnv):
         steps, final_obs, episodes = [], {}, []
         for i, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
             obs, reward, terminated, truncated, _ = env.step(action)
-            self.episode_return[i] += reward
+            self.episode_return[i] += float(reward)
             self.episode_length[i] += 1
             if terminated or truncated:
                 final_obs[i] = obs
-                episodes.append((float(self.episode_return[i]), int(self.episode_length[i])))
-                self.episode_return[i] = self.episode_length[i] = 0
+                episodes.append((self.episode_return[i], self.episode_length[i]))
+                self.episode_return[i], self.episode_length[i] = 0.0, 0
                 obs, _ = env.reset()
             steps.append((obs, float(reward), terminated, truncated))
         return *map(np.array, zip(*steps, strict=True)), {"final_obs": final_obs, "episodes": episodes}
 
 
 class RunningMeanStd:
-    """Mean and variance of all rows seen so far (Chan et al. 1979), in float64, updated in place."""
+    """Mean and variance of all rows seen so far (Welford 1962), in float64, updated in place.
+
+    mean and m2, the sum of squared deviations, are (1, *shape), since numpy takes half as long for one
+    row where nothing is broadcast.
+    """
 
     def __init__(self, shape: tuple[int, ...], enabled: bool):
         self.enabled = enabled
-        self.count, self.mean, self.m2 = np.array(1e-4), np.zeros(shape), np.full(shape, 1e-4)
+        self.count, self.mean, self.m2 = np.array(1e-4), np.zeros((1, *shape)), np.full((1, *shape), 1e-4)
+        self.epsilon, self.limit = np.array(1e-8), np.array(10.0)
 
     def update(self, rows: np.ndarray) -> None:
         """Take in rows (N, *shape)."""
-        x = rows - self.mean
-        total = x.sum(0)
-        self.count += len(rows)
-        self.mean += total / self.count
-        self.m2 += (x * x).sum(0) - total * total / self.count
-
-    def std(self) -> np.ndarray:
-        return np.sqrt(self.m2 / self.count + 1e-8)
+        for row in rows[:, None]:
+            self.count[()] += 1
+            x = row - self.mean
+            self.mean += x / self.count
+            self.m2 += x * (row - self.mean)
 
     def normalize(self, rows: np.ndarray) -> np.ndarray:
         """Rows (N, *shape) shifted, scaled and clipped to +-10; unchanged where not enabled."""
         if not self.enabled:
             return rows
-        return np.minimum(np.maximum((rows - self.mean) / self.std(), -10.0), 10.0)
+        x = (rows - self.mean) / np.sqrt(self.m2 / self.count + self.epsilon)
+        return np.minimum(np.maximum(x, -self.limit), self.limit)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {name: torch.from_numpy(getattr(self, name)) for name in ("count", "mean", "m2")}
@@ -240,11 +243,12 @@ def scale_rewards(rewards, done, return_stats: RunningMeanStd, discounted: np.nd
     for t in range(len(rewards)):
         returns[t] = discounted[:] = gamma * discounted + rewards[t]
         discounted[done[t]] = 0.0
-    x = returns - return_stats.mean
-    count = return_stats.count + x.shape[1] * np.arange(1, len(x) + 1)
-    variance = (return_stats.m2 + np.cumsum((x * x).sum(1)) - np.cumsum(x.sum(1)) ** 2 / count) / count
-    return_stats.update(returns.reshape(-1))
-    return np.clip(rewards / np.sqrt(variance + 1e-8)[:, None], -10.0, 10.0)
+    x = returns - return_stats.mean  # the statistics after each step, in one pass (Chan et al. 1979)
+    total, count = np.cumsum(x.sum(1)), return_stats.count + x.shape[1] * np.arange(1, len(x) + 1)
+    m2 = return_stats.m2 + np.cumsum((x * x).sum(1)) - total**2 / count
+    return_stats.count[()], return_stats.m2[:] = count[-1], m2[-1]
+    return_stats.mean += total[-1] / count[-1]
+    return np.clip(rewards / np.sqrt(m2 / count + 1e-8)[:, None], -10.0, 10.0)
 
 
 class Gaussian(NamedTuple):
@@ -414,10 +418,9 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
     Returns `act(obs, noise)`: obs (N, obs_dim) and noise from `sample_noise`, or 0 for the mode ->
     action (N, action_dim).
     """
-    weights = {name: value.detach().cpu().numpy().copy().T for name, value in agent.named_parameters()}
-    W1, b1, W2, b2 = (
-        np.ascontiguousarray(weights[f"backbone.{name}"]) for name in ("0.weight", "0.bias", "2.weight", "2.bias")
-    )
+    parameters = {name: value.detach().cpu().numpy().T for name, value in agent.named_parameters()}
+    weights = {name: np.array(value, order="C", ndmin=2) for name, value in parameters.items()}  # copies, (in, out)
+    W1, b1, W2, b2 = (weights[f"backbone.{name}"] for name in ("0.weight", "0.bias", "2.weight", "2.bias"))
     W_heads, b_heads = (
         np.hstack([weights[f"{head}_mean.{x}"] for head in ("actor", "preference")]) for x in ("weight", "bias")
     )
@@ -430,8 +433,8 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
     action_dim = std.shape[1]
 
     def act(obs: np.ndarray, noise: np.ndarray | float) -> np.ndarray:
-        hidden = np.tanh(np.tanh(obs @ W1 + b1) @ W2 + b2)
-        parts = share * np.tanh(hidden @ W_heads + b_heads)
+        hidden = np.tanh(np.tanh(obs.dot(W1) + b1).dot(W2) + b2)
+        parts = share * np.tanh(hidden.dot(W_heads) + b_heads)
         return parts[:, :action_dim] + parts[:, action_dim:] + std * noise
 
     return act
@@ -464,19 +467,21 @@ def collect(envs: VecEnv, obs: np.ndarray, act: Callable, obs_stats, rng, args: 
     Returns the rollout and (return, length) of each episode that ended, in the environment's rewards.
     """
     noise = sample_noise(rng, (args.num_steps, args.num_envs), envs.single_action_space)
-    transitions, episodes = [], []
+    seen, last_obs, steps, episodes = np.empty((args.num_steps + 1, *obs.shape), np.float32), {}, [], []
+    seen[0] = obs
     for t in range(args.num_steps):
-        action = act(obs, noise[t])
-        raw_obs, reward, terminated, truncated, info = envs.step(clip_action(action, envs.single_action_space))
-        next_obs = real_next_obs = observe(raw_obs, obs_stats, update=True)
-        if info["final_obs"]:
-            real_next_obs = next_obs.copy()
-            for i, final_obs in info["final_obs"].items():
-                real_next_obs[i] = observe(final_obs, obs_stats, update=False)
-            episodes += info["episodes"]
-        transitions.append((obs, action, reward, real_next_obs, terminated, terminated | truncated))
-        obs = next_obs
-    return Rollout(*map(np.array, zip(*transitions, strict=True))), obs, episodes
+        action = act(seen[t], noise[t])
+        raw_obs, *outcome, info = envs.step(clip_action(action, envs.action_space))
+        steps.append((action, *outcome))
+        seen[t + 1] = observe(raw_obs, obs_stats, update=True)
+        for i, final_obs in info["final_obs"].items():
+            last_obs[t, i] = observe(final_obs[None], obs_stats, update=False)
+        episodes += info["episodes"]
+    action, reward, terminated, truncated = map(np.array, zip(*steps, strict=True))
+    next_obs = seen[1:].copy()
+    for t_and_i, final_obs in last_obs.items():
+        next_obs[t_and_i] = final_obs
+    return Rollout(seen[:-1], action, reward, next_obs, terminated, terminated | truncated), seen[-1], episodes
 
 
 @torch.no_grad()
@@ -606,7 +611,7 @@ def evaluate(act: Callable, env: gym.Env, obs_stats: RunningMeanStd, episodes: i
         for _ in range(100_000):  # where no time limit ends an episode, the policy may never
             noise = 0.0 if args.eval_deterministic else sample_noise(rng, (1,), env.action_space)
             action = act(observe(obs[None], obs_stats, update=not frozen), noise)
-            obs, reward, terminated, truncated, _ = env.step(clip_action(action, env.action_space)[0])
+            obs, reward, terminated, truncated, _ = env.step(clip_action(action[0], env.action_space))
             episode_return += float(reward)
             if terminated or truncated:
                 break
