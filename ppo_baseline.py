@@ -84,7 +84,7 @@ class Args:
     clip_coef: float = 0.2
     """epsilon of the clipped surrogate and of the clipped value loss"""
     ent_coef: float = 0.0
-    """weight of the entropy bonus of the acting policy"""
+    """weight of the entropy bonus of the acting policy; below 0, of an entropy penalty"""
     vf_coef: float = 0.5
     """weight of the value loss"""
     max_grad_norm: float = 0.5
@@ -771,7 +771,7 @@ def parse_args(argv: list[str] | None = None) -> Args:
         if args.resume and value != getattr(saved, name):
             flag = f"--{name.replace('_', '-')} {value}"
             fail(f"{flag} contradicts {getattr(saved, name)} in {source}/config.json: leave it out")
-    check_args(args, signed=("logstd_init",))
+    check_args(args, signed=("logstd_init", "ent_coef"))
     return args
 
 
