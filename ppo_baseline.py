@@ -705,8 +705,8 @@ class Log:
             writer.writeheader()
         writer.writerow(row)
         self.metrics.flush()
-        if self.wandb:
-            self.wandb.log({name: x for name, x in row.items() if not math.isnan(x)}, step=self.global_step)
+        known = {name: x for name, x in row.items() if not math.isnan(x)}
+        self.send(lambda run: run.log(known, step=self.global_step))
         progress = f"return={row['episodic_return']:.1f} SPS={row['SPS']:.0f}"
         if self.bar.disable and iteration % 10 == 0:
             print(f"step={self.global_step} {progress} eval_return={row['eval_return']:.1f}", flush=True)
@@ -720,11 +720,18 @@ class Log:
             evaluation = dict(mean=np.mean(returns), std=np.std(returns), episodes=len(returns), returns=returns)
             evaluation["global_step"] = self.global_step
             write_atomic(self.folder / "evaluation.json", json.dumps(evaluation).encode())
-        if self.wandb:
-            if returns:
-                self.wandb.summary.update({"evaluation": evaluation})
-                self.wandb.log_artifact(str(self.folder / "checkpoint.pt"), name=self.wandb.id, type="model")
-            self.wandb.finish()
+            self.send(lambda run: run.summary.update({"evaluation": evaluation}))
+            self.send(lambda run: run.log_artifact(str(self.folder / "checkpoint.pt"), name=run.id, type="model"))
+        self.send(lambda run: run.finish())
+
+    def send(self, message: Callable) -> None:
+        """Tell Weights & Biases; its own process may be gone, on a cluster say, which must not end the training."""
+        try:
+            if self.wandb:
+                message(self.wandb)
+        except Exception as error:  # noqa: BLE001 (a lost connection raises many kinds)
+            tqdm.write(f"warning: Weights & Biases has stopped ({error}); metrics.csv goes on", file=sys.stderr)
+            self.wandb = None
 
 
 def start_wandb(folder: Path, args: Args):

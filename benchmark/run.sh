@@ -7,7 +7,7 @@ name=$1 folder=runs/$1
 shift
 mkdir -p runs
 exec 9>>"$folder.log"
-if command -v flock >/dev/null; then flock 9; fi # another sweep may be at the same run: wait for it
+if command -v flock >/dev/null; then flock 9 || true; fi # another sweep may be at the same run: wait for it
 args=${*/ --track/} # changes nothing that is learned
 if [[ -f $folder.args && $(<"$folder.args") != "$args" ]]; then
   echo "$folder was made with other arguments, see $folder.args: give this one another PREFIX"
@@ -21,6 +21,6 @@ if WANDB_TAGS=${variant%__*} "${PYTHON:-.venv/bin/python}" "${command[@]}" >&9 2
   echo "$(date +%T) $name finished"
 else
   code=$?
-  echo "$(date +%T) $name FAILED with exit code $code: $folder.log"
+  echo "$(date +%T) $name ended with exit code $code: $folder.log"
   exit 1
 fi

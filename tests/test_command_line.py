@@ -8,6 +8,7 @@ import inspect
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -439,6 +440,26 @@ def test_wandb_gets_the_config_and_the_final_checkpoint(tracked):
     (file,) = artifact.manifest.contents
     digest = base64.b64encode(hashlib.md5((folder / "checkpoint.pt").read_bytes()).digest()).decode()
     assert (artifact.type, file.path, file.digest) == ("model", "checkpoint.pt", digest)
+
+
+def test_a_run_outlives_the_process_of_wandb(tmp_path):
+    """A cluster's SIGTERM reaches that process too; here it alone is killed, and the run goes on to its end."""
+    words = flags("ppo_baseline", run_name="x", track=True, num_steps=256, total_timesteps=256 * 24)
+    options = dict(cwd=tmp_path, env=environment(HOME=str(tmp_path)), stdin=subprocess.DEVNULL, text=True)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with subprocess.Popen(command("ppo_baseline", *words), **pipes, **options) as process:
+        metrics, deadline = tmp_path / "runs" / "x" / "metrics.csv", time.monotonic() + 60
+        while not (metrics.exists() and len(metrics.read_bytes().splitlines()) > 3):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        killed = [child for child in children if "wandb" in Path(f"/proc/{child}/cmdline").read_text()]
+        for child in killed:
+            os.kill(int(child), signal.SIGKILL)
+        _, stderr = process.communicate(timeout=60)
+    assert killed and process.returncode == 0, stderr
+    assert stderr.count("warning: Weights & Biases has stopped") == 1  # wandb's own exit hook adds a traceback
+    assert len(read_metrics(metrics.parent)) == 24 and (metrics.parent / "evaluation.json").exists()
 
 
 # --- video, warnings, losses that are not finite -----------------------------------------------
