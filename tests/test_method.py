@@ -285,7 +285,9 @@ def test_running_statistics_are_those_of_all_rows(script, rng):
         np.testing.assert_allclose(stats.mean[0], theirs.mean, rtol=1e-9)
         np.testing.assert_allclose(stats.m2[0] / stats.count, theirs.var, rtol=1e-9)
     np.testing.assert_allclose(stats.mean[0], rows.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(stats.m2[0] / stats.count, rows.var(0), rtol=2e-3)  # the prior, 1e-4 rows around 0, shows
+    np.testing.assert_allclose(
+        stats.m2[0] / stats.count, rows.var(0), rtol=2e-3
+    )  # the prior, 1e-4 rows around 0, shows
     np.testing.assert_allclose(stats.normalize(rows), (rows - rows.mean(0)) / rows.std(0), rtol=1e-3, atol=1e-4)
     far = np.array([[1e3, 3.0, -1e3]])
     np.testing.assert_allclose(stats.normalize(far)[:, [0, 2]], [[10.0, -10.0]])
