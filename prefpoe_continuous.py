@@ -222,7 +222,9 @@ class RunningMeanStd:
         return np.minimum(np.maximum(x, -self.limit), self.limit)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        return {name: torch.from_numpy(getattr(self, name)) for name in ("count", "mean", "m2")}
+        """Tensors that share memory with these arrays: count (), mean and m2 (*shape,)."""
+        arrays = dict(count=self.count, mean=self.mean[0, ...], m2=self.m2[0, ...])
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def observe(obs: np.ndarray, obs_stats: RunningMeanStd, update: bool) -> np.ndarray:

@@ -262,7 +262,7 @@ def test_evaluation_is_frozen_repeatable_and_what_the_mode_of_the_policy_earns(n
     for key, value in stats.state_dict().items():
         assert torch.equal(value, before[key])
 
-    mean, std = before["mean"][0].numpy(), np.sqrt((before["m2"] / before["count"])[0].numpy() + 1e-8)
+    mean, std = before["mean"].numpy(), np.sqrt((before["m2"] / before["count"]).numpy() + 1e-8)
     expected, env = [], gym.make(env_id)
     for episode in range(3):
         obs, _ = env.reset(seed=2**30 + episode)

@@ -1,0 +1,435 @@
+"""benchmark/report.py: its statistics against independent calculations, its files against the runs they come from."""
+
+import csv
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, command, environment, read_metrics
+from scipy import stats
+
+sys.path.insert(0, str(ROOT / "benchmark"))
+report = importlib.import_module("report")
+
+STEPS = 4096
+TASK = f"CartPole-v1-{STEPS}-steps"
+RUNS = {  # what a sweep would name CartPole-v1__<variant>__<seed>
+    ("ppo-matched", 3): ("ppo_baseline",),
+    ("prefpoe", 3): ("prefpoe_lunarlander", "--norm-obs", "--norm-reward"),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with runs/CartPole-v1__<variant>__3 of PPO and of PrefPoE, both trained."""
+    folder = tmp_path_factory.mktemp("trained")
+    flags = (
+        f"--env-id CartPole-v1 --total-timesteps {STEPS} --no-compile --eval-every 4 --eval-episodes 3 --num-steps 256"
+    )
+    flags = f"{flags} --num-minibatches 4 --update-epochs 1".split()
+    processes = []
+    for (variant, seed), (script, *own) in RUNS.items():
+        named = ["--seed", seed, "--run-name", f"CartPole-v1__{variant}__{seed}"]
+        started = command(script, *flags, *named, *own)
+        processes.append(subprocess.Popen(started, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True))
+    for process in processes:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    return folder
+
+
+@pytest.fixture
+def runs(trained, tmp_path):
+    """Copies of the trained runs, to change."""
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def copy(folder, name, **changes):
+    """A run like that one with another name and seed, and with changes to its evaluation."""
+    new = folder.parent / name
+    shutil.copytree(folder, new)
+    rewrite(new / "config.json", seed=int(name.split("__")[-1]))
+    rewrite(new / "evaluation.json", **changes)
+    return new
+
+
+def rewrite(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def make(results, *folders, figures=False, **options):
+    report.main(report.Args(folders=folders, results=results, figures=figures, **options))
+
+
+def rows_of(results, kind, task=TASK):
+    with open(results / f"{task}_{kind}.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def evaluation_rows(**runs_of):
+    """Rows of evaluations.csv for each variant (- written _) and the evaluations of its runs."""
+    return [
+        {"variant": variant.replace("_", "-"), "seed": str(seed), "evaluation": str(x), "training_return": str(x)}
+        | {"returns": f"{x};{x}"}
+        for variant, evaluations in runs_of.items()
+        for seed, x in enumerate(evaluations, 1)
+    ]
+
+
+# Statistics
+
+
+@pytest.mark.parametrize("n", range(1, 13))
+def test_iqm_drops_the_lowest_and_the_highest_quarter_of_the_runs(n):
+    scores = np.random.default_rng(n).normal(size=(5, n))
+    kept = [sorted(row)[n // 4 : n - n // 4] for row in scores.tolist()]
+    assert report.iqm(scores) == pytest.approx([sum(row) / len(row) for row in kept])
+    # what rliable.metrics.aggregate_iqm computes from the runs of one task
+    assert report.iqm(scores[0]) == stats.trim_mean(scores[0][:, None], proportiontocut=0.25, axis=None)
+
+
+@pytest.mark.parametrize("n, m", [(1, 1), (3, 5), (10, 10)])
+def test_improvement_counts_pairs_and_ties_half(n, m):
+    rng = np.random.default_rng(n)
+    x, y = rng.integers(0, 4, n).astype(float), rng.integers(0, 4, m).astype(float)
+    wins = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a in x for b in y)
+    assert report.improvement(x, y) == pytest.approx(wins / (n * m))
+    # what rliable.metrics.probability_of_improvement computes for one task
+    assert report.improvement(x, y) == pytest.approx(stats.mannwhitneyu(x, y, alternative="greater")[0] / (n * m))
+
+
+def test_improvement_over_several_tasks_is_the_mean_over_tasks_not_over_pairs():
+    one = np.ones(2), np.zeros(2)
+    other = np.zeros(9), np.ones(9)
+    assert report.improvement(*one, *other) == 0.5
+    assert report.improvement(*one, *one, *other) == pytest.approx(2 / 3)
+
+
+def test_statistics_of_resamples_are_those_of_each_alone():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(4, 6)), rng.normal(size=(4, 3))
+    assert report.improvement(x, y) == pytest.approx([report.improvement(a, b) for a, b in zip(x, y, strict=True)])
+
+
+def test_bootstrap_is_scipys_percentile_interval():
+    x, y = (np.random.default_rng(seed).gamma(2.0, size=12) for seed in (0, 1))
+    pairs = [(report.iqm, (x,)), (lambda a, b: report.iqm(a) - report.iqm(b), (x, y)), (report.improvement, (x, y))]
+    for statistic, samples in pairs:
+        theirs = stats.bootstrap(
+            samples,
+            lambda *s, axis, f=statistic: f(*s),
+            method="percentile",
+            n_resamples=20_000,
+            rng=1,
+            vectorized=True,
+        )
+        low, high = report.bootstrap(statistic, *samples)
+        width = theirs.confidence_interval.high - theirs.confidence_interval.low
+        assert (low, high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.05 * width)
+
+
+def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(5)
+    intervals = [report.bootstrap(report.iqm, rng.normal(3.0, 1.0, 25), resamples=500) for _ in range(400)]
+    covered = np.mean([low <= 3.0 <= high for low, high in intervals])
+    assert 0.88 < covered < 0.98  # a percentile interval of 25 runs is a little narrow
+
+
+def test_each_sample_is_resampled_on_its_own():
+    samples = np.full(5, 3.0), np.full(2, 1.0), np.full(3, 7.0)
+    assert report.bootstrap(lambda *s: sum(x.mean(-1) for x in s), *samples) == (11.0, 11.0)
+
+
+# Tables
+
+
+def test_a_change_is_in_per_cent_only_from_positive_returns():
+    assert report.change(np.array([300.0]), np.array([200.0])) == "+50 %"
+    assert report.change(np.array([-50.0]), np.array([-150.0])) == "+100"
+    assert report.change(np.array([60.0, 60.0]), np.array([-1.0, 41.0])) == "+40 [+19, +61]"
+    assert report.change(np.array([]), np.array([200.0])) == "–"
+
+
+def test_every_variant_of_the_sweeps_has_its_place():
+    parts = ["", "-logstd", "-squash", "-shared", "-logstd-squash", "-logstd-shared", "-squash-shared"]
+    ladder = [f"{base}{part}" for base in ("ppo-cleanrl", "ppo") for part in parts]
+    noise = ["prefpoe-noise-0.5", "prefpoe-noise-1", "prefpoe-noise-2", "prefpoe-noise-10"]
+    varied = ["prefpoe-beta1-0.1", "prefpoe-beta1-0.4", "prefpoe-alpha-0.4", "prefpoe-w-pref-0.005"]
+    varied += ["prefpoe-w-cons-0.02", "prefpoe-lambda-pref-0.5", "ppo-ent-coef--0.002", "ppo-ent-coef-0.01"]
+    varied += ["ppo-matched-ent-coef--0.002", "ppo-matched-ent-coef-0.002"]
+    main = ["ppo-cleanrl", "ppo", "ppo-matched", "prefpoe", "prefpoe-anneal"]
+    fusion = ["prefpoe", "prefpoe-linear", "prefpoe-none", "ppo-matched"]
+    ladder.insert(7, "ppo-cleanrl-logstd-squash-shared")
+    found = report.sweeps({*main, *ladder, *noise, *varied, *fusion, "mine"})
+    assert found.pop("reproduce") == main
+    assert found.pop("attribution") == [*ladder, "ppo-matched", "prefpoe"]
+    assert found.pop("fusion") == fusion
+    assert found.pop("advantage-noise") == ["prefpoe", *noise]
+    assert sorted(found.pop("sensitivity")) == sorted(["ppo", "ppo-matched", "prefpoe", *varied])
+    assert found == {"other": ["mine"]}
+    assert list(report.sweeps({"ppo", "prefpoe"})) == ["reproduce"]
+    assert report.settings("ppo-ent-coef-", {"ppo", *varied}) == {
+        -0.002: "ppo-ent-coef--0.002",
+        0.0: "ppo",
+        0.01: "ppo-ent-coef-0.01",
+    }
+
+
+def test_tables_hold_what_the_rows_say():
+    cheetah = evaluation_rows(ppo_cleanrl=[100], ppo_matched=[400, 400], prefpoe=[300, 500])
+    lander = evaluation_rows(ppo_matched=[250, 150], prefpoe=[200, 220, 199, 260])
+    tables = report.make_tables({"HalfCheetah-v4": cheetah, "LunarLander-v3": lander, "CartPole-v1": lander[:1]})
+    names = ["headline", "improvement", "HalfCheetah-v4-reproduce", "LunarLander-v3-reproduce", "CartPole-v1-reproduce"]
+    assert list(tables) == names
+
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables["headline"].splitlines()]
+    row = dict(zip(cells[0], cells[2], strict=True))
+    assert row["the paper"] == "1,276 → 5,375 (+321 %)"
+    assert (row["ppo-cleanrl"], row["ppo"], row["ppo-matched"]) == ("100", "–", "400 [400, 400]")
+    assert (row["prefpoe"], row["seeds"]) == ("400 [300, 500]", "1–2")
+    assert (row["prefpoe vs ppo-cleanrl"], row["prefpoe vs ppo-matched"]) == ("+300 %", "+0 % [-25 %, +25 %]")
+    assert [(line[0], line[2]) for line in cells[2:]] == [
+        (task, measure)
+        for task in ("HalfCheetah-v4", "LunarLander-v3")
+        for measure in ("evaluation", "training return")
+    ]
+    assert "| prefpoe | 4 | 210 [" in tables["LunarLander-v3-reproduce"]  # without 199 and 260
+    assert "| 75 % [25 %, 100 %] |" in tables["LunarLander-v3-reproduce"]
+    assert "landed" not in tables["HalfCheetah-v4-reproduce"]
+    assert "| prefpoe | 2 of the paper | 0.56 [" in tables["improvement"]  # 2 of 4 pairs, and 5 of 8
+
+
+@pytest.mark.parametrize("variant", [*report.REPRODUCE, "prefpoe-none", "prefpoe-noise-2", "ppo-shared", "mine"])
+def test_a_variant_alone_makes_tables(variant):
+    rows = evaluation_rows(**{variant: [100, -200]})
+    tables = report.make_tables({"HalfCheetah-v4": rows, "LunarLander-v3": rows})
+    assert "headline" in tables
+    for task in ("HalfCheetah-v4", "LunarLander-v3"):
+        (text,) = (text for name, text in tables.items() if name.startswith(task))
+        assert f"| {variant} | 2 | -50 [-200, 100] | -50 [-200, 100] | – | – |" in text
+
+
+def test_improvement_is_averaged_over_the_papers_tasks_and_over_all_unprefixed_ones():
+    better, worse = (
+        evaluation_rows(prefpoe=[3, 3], ppo_matched=[2, 1]),
+        evaluation_rows(prefpoe=[1, 0], ppo_matched=[2]),
+    )
+    others = {"Hopper-v4": worse, "Walker2d-v4": worse, "short-Ant-v4": worse, "Hopper-v4-4096-steps": worse}
+    lines = report.make_tables({"Ant-v4": better} | others)["improvement"].splitlines()
+    assert len(lines) == 4
+    assert lines[2].startswith("| prefpoe | 1 of the paper | 1.00 [")
+    assert lines[3].startswith("| prefpoe | 3 in all | 0.33")
+    assert "| 0.33 |" in report.make_tables({"FrozenLake-v1": evaluation_rows(ppo=[1 / 3])})["FrozenLake-v1-reproduce"]
+
+
+def test_blocks_are_filled_in_and_unknown_ones_reported(capsys):
+    text = "a\n<!-- report: one -->old\n\nlines<!-- /report -->\nb\n<!-- report: two --><!-- /report -->\n"
+    filled = report.fill_in(text, {"one": "1", "two": "2"})
+    assert filled == (
+        "a\n<!-- report: one -->\n\n1\n\n<!-- /report -->\nb\n<!-- report: two -->\n\n2\n\n<!-- /report -->\n"
+    )
+    assert report.fill_in(filled, {"one": "1", "two": "2"}) == filled
+    with pytest.raises(SystemExit):
+        report.fill_in(text, {"one": "1"})
+    assert "no table two; there are: one" in capsys.readouterr().err
+
+
+def test_readme_says_what_the_committed_results_say():
+    results, readme = ROOT / "benchmark" / "results", (ROOT / "README.md").read_text(encoding="utf-8")
+    evaluations = report.read_results(results, "evaluations")
+    tables = report.make_tables(evaluations)
+    assert report.fill_in(readme, tables) == readme
+    if evaluations:
+        assert "<!-- report: headline -->" in readme
+        page = report.page(evaluations, tables, report.make_figures(results, evaluations))
+        assert (results / "README.md").read_text(encoding="utf-8") == page
+
+
+# From runs to files
+
+
+def test_rows_hold_the_numbers_of_the_runs(runs, tmp_path):
+    make(tmp_path / "results", *runs.iterdir())
+    evaluations = rows_of(tmp_path / "results", "evaluations")
+    curves = rows_of(tmp_path / "results", "curves")
+    assert [(row["variant"], row["seed"]) for row in evaluations] == [("ppo-matched", "3"), ("prefpoe", "3")]
+    for row in evaluations:
+        folder = runs / f"CartPole-v1__{row['variant']}__3"
+        evaluation, metrics = json.loads((folder / "evaluation.json").read_text()), read_metrics(folder)
+        assert [float(x) for x in row["returns"].split(";")] == evaluation["returns"]
+        assert float(row["evaluation"]) == evaluation["mean"]
+        assert float(row["evaluation_std"]) == evaluation["std"]
+        assert int(row["global_step"]) == evaluation["global_step"] == STEPS
+        assert float(row["training_return"]) == pytest.approx(float(metrics[-1]["episodic_return"]), rel=1e-4)
+        assert float(row["SPS"]) == pytest.approx(np.median([float(x["SPS"]) for x in metrics]), rel=1e-4)
+        versions = json.loads((folder / "config.json").read_text())["versions"]
+        assert [row[name] for name in ("torch", "gymnasium")] == [versions[name] for name in ("torch", "gymnasium")]
+        curve = [x for x in curves if x["variant"] == row["variant"]]
+        for ours, theirs in zip(curve, metrics, strict=True):  # 16 iterations: a row each
+            for name in report.AVERAGED:
+                expected = float(theirs.get(name, "nan"))
+                assert (
+                    ours[name] == "" if np.isnan(expected) else float(ours[name]) == pytest.approx(expected, rel=1e-4)
+                )
+    assert all(x["guidance"] == "" for x in curves if x["variant"] == "ppo-matched")
+    assert all(x["guidance"] != "" for x in curves if x["variant"] == "prefpoe")
+
+
+def test_long_runs_are_averaged_over_bins_of_iterations():
+    rng = np.random.default_rng(0)
+    returns = np.where(rng.random(488) < 0.3, np.nan, rng.normal(1000, 300, 488))
+    returns[20:30] = np.nan
+    metrics = [{"global_step": str(2048 * i), "episodic_return": str(x)} for i, x in enumerate(returns, 1)]
+    rows = report.thinned(metrics)
+    assert len(rows) == 49
+    for i, row in enumerate(rows):
+        part = returns[10 * i : 10 * i + 10]
+        assert int(row["global_step"]) == 2048 * (10 * i + (len(part) + 1) / 2)
+        if i == 2:
+            assert row["episodic_return"] == ""
+        else:
+            assert float(row["episodic_return"]) == pytest.approx(np.nanmean(part), rel=1e-4)
+
+
+def test_a_run_taken_in_again_replaces_its_rows_and_nothing_else(runs, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    prefpoe, matched = runs / "CartPole-v1__prefpoe__3", runs / "CartPole-v1__ppo-matched__3"
+    folders = prefpoe, matched, copy(prefpoe, "CartPole-v1__prefpoe__11", mean=11.0)
+    make(first, *folders, figures=True)
+    before = contents(first)
+    make(first, *folders)
+    assert contents(first) == before
+    make(first)
+    assert contents(first) == before
+    make(second, folders[2])
+    make(second, *folders[1::-1], figures=True)  # in other steps and another order
+    assert contents(second) == before
+
+    rewrite(prefpoe / "evaluation.json", mean=123.5)
+    make(first, prefpoe)
+    old, new = (
+        list(csv.DictReader(text.decode().splitlines()))
+        for text in (before[f"{TASK}_evaluations.csv"], (first / f"{TASK}_evaluations.csv").read_bytes())
+    )
+    assert [(row["variant"], row["seed"]) for row in new] == [("ppo-matched", "3"), ("prefpoe", "3"), ("prefpoe", "11")]
+    assert [row["evaluation"] for row in new] == [old[0]["evaluation"], "123.5", "11.0"]
+    assert (first / f"{TASK}_curves.csv").read_bytes() == before[f"{TASK}_curves.csv"]
+
+
+def test_runs_of_other_lengths_and_prefixes_do_not_mix(runs, tmp_path):
+    usual = copy(runs / "CartPole-v1__prefpoe__3", "CartPole-v1__prefpoe__4")
+    rewrite(usual / "config.json", total_timesteps=1_000_000)
+    copy(usual, "short-CartPole-v1__prefpoe__5")
+    make(tmp_path / "results", *runs.iterdir())
+    seeds = {
+        task: [row["seed"] for row in rows_of(tmp_path / "results", "evaluations", task)]
+        for task in (TASK, "CartPole-v1", "short-CartPole-v1")
+    }
+    assert seeds == {TASK: ["3", "3"], "CartPole-v1": ["4"], "short-CartPole-v1": ["5"]}
+
+
+def test_figures_are_small_pngs(runs, tmp_path):
+    prefpoe, ppo = runs / "CartPole-v1__prefpoe__3", runs / "CartPole-v1__ppo-matched__3"
+    for variant in ("prefpoe-noise-1", "prefpoe-alpha-0.4", "prefpoe-lambda-pref-2", "prefpoe-anneal"):
+        copy(prefpoe, f"CartPole-v1__{variant}__3")
+    for variant in ("ppo", "ppo-logstd", "ppo-ent-coef--0.002"):
+        copy(ppo, f"CartPole-v1__{variant}__3")
+    make(tmp_path / "results", *runs.iterdir(), figures=True, batch=prefpoe)
+    names = ["learning", "entropy", "trace", "guidance", "batch", "attribution", "advantage-noise", "sensitivity"]
+    assert {path.name for path in (tmp_path / "results").glob("*.png")} == {f"{TASK}_{name}.png" for name in names}
+    page = (tmp_path / "results" / "README.md").read_text(encoding="utf-8")
+    for name in names:
+        data = (tmp_path / "results" / f"{TASK}_{name}.png").read_bytes()
+        assert data[:8] == b"\x89PNG\r\n\x1a\n"
+        assert 5_000 < len(data) < 150_000
+        assert b"Matplotlib" not in data
+        assert f"({TASK}_{name}.png)" in page
+
+
+def test_figures_need_neither_the_default_nor_matched_ppo(runs, tmp_path):
+    alone = copy(runs / "CartPole-v1__prefpoe__3", "CartPole-v1__prefpoe-noise-2__3")
+    make(tmp_path / "results", alone, figures=True)
+    assert [path.name for path in (tmp_path / "results").glob("*.png")] == [f"{TASK}_advantage-noise.png"]
+
+
+def test_batch_is_a_rollout_with_standardised_advantages(runs, tmp_path):
+    folder, batches = runs / "CartPole-v1__prefpoe__3", []
+    before = contents(folder)
+    for results in (tmp_path / "one", tmp_path / "two"):
+        make(results, folder, batch=folder)
+        batches.append((results / f"{TASK}_batch.csv").read_bytes())
+    assert batches[0] == batches[1]
+    assert contents(folder) == before
+    A_norm, log_prob = (
+        np.array([float(row[x]) for row in rows_of(results, "batch")]) for x in ("A_norm", "log_prob_pref")
+    )
+    assert len(A_norm) == 2048
+    assert (A_norm.mean(), A_norm.std()) == pytest.approx((0, 1), abs=1e-3)
+    assert (log_prob < 0).all()
+
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    for name in ("preference_logits.weight", "preference_logits.bias"):
+        checkpoint["agent"][name].zero_()
+    torch.save(checkpoint, folder / "checkpoint.pt")
+    make(results, batch=folder)  # now the preference, and it alone, is uniform over both actions
+    assert {row["log_prob_pref"] for row in rows_of(results, "batch")} == {"-0.6931"}
+    assert len({row["A_norm"] for row in rows_of(results, "batch")}) > 1000
+
+
+# A user's mistakes
+
+
+def test_the_command_line_takes_all_of_a_runs_folder(runs, tmp_path):
+    unfinished = copy(runs / "CartPole-v1__prefpoe__3", "CartPole-v1__prefpoe__5")
+    (unfinished / "evaluation.json").unlink()
+    for unnamed in ("cart", "CartPole-v1__prefpoe_lunarlander__3__1763900000"):  # a script's own name for a run
+        shutil.copytree(runs / "CartPole-v1__prefpoe__3", runs / unnamed)
+    (runs / "CartPole-v1__prefpoe__3.log").write_text("step=256\n")
+    (runs / "CartPole-v1__prefpoe__3.args").write_text("--seed 3\n")
+    argv = [
+        sys.executable,
+        ROOT / "benchmark" / "report.py",
+        *sorted(runs.iterdir()),
+        "--results",
+        tmp_path / "results",
+    ]
+    argv.append("--no-figures")
+    process = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=60, check=True)
+    assert process.stderr == "skipped: 1 unfinished runs, 2 not <task>__<variant>__<seed>\n"
+    assert process.stdout.strip() == (tmp_path / "results" / "README.md").read_text(encoding="utf-8").strip()
+    assert len(rows_of(tmp_path / "results", "evaluations")) == 2
+
+
+def test_mistakes_get_one_line(runs, tmp_path, capsys):
+    results, prefpoe, ppo = tmp_path / "results", runs / "CartPole-v1__prefpoe__3", runs / "CartPole-v1__ppo-matched__3"
+    damaged = copy(prefpoe, "CartPole-v1__prefpoe__5")
+    (damaged / "metrics.csv").write_text("global_step\n")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "CartPole-v1_curves.csv").write_text("<<<<<<< HEAD\n")
+    mistakes = [
+        (dict(folders=()), "holds no results yet: give run folders"),
+        (dict(folders=(tmp_path / "nowhere",)), "nowhere: there is no such folder; give run folders"),
+        (dict(folders=(tmp_path,)), "no finished run"),
+        (dict(folders=(damaged,)), "CartPole-v1__prefpoe__5: this run cannot be read"),
+        (dict(folders=(prefpoe,), results=tmp_path / "other"), "remove it and take the runs in again"),
+        (dict(folders=(prefpoe,), batch=ppo), "has no preference; give one of PrefPoE"),
+        (dict(folders=(prefpoe,), batch=tmp_path / "nowhere"), "give the folder of one"),
+    ]
+    for options, advice in mistakes:
+        with pytest.raises(SystemExit) as caught:
+            report.main(report.Args(**{"results": results, "figures": False} | options))
+        assert caught.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert advice in error
