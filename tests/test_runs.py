@@ -297,7 +297,7 @@ def test_restore_gives_back_every_tensor_of_a_checkpoint(continuous, finished):
             assert objects[group].state_dict().keys() == values.keys()
             assert all(torch.equal(value, values[key]) for key, value in objects[group].state_dict().items())
     assert all(torch.equal(*pair) for pair in zip(adam, saved["adam"].values(), strict=True))
-    np.testing.assert_array_equal(stats.mean, saved["obs_stats"]["mean"].numpy())
+    np.testing.assert_array_equal(stats.mean[0], saved["obs_stats"]["mean"].numpy())
 
 
 def test_a_run_killed_in_its_last_evaluation_only_evaluates_again(finished, tmp_path):
