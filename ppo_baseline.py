@@ -456,21 +456,21 @@ def collect(envs: VecEnv, obs: np.ndarray, act: Callable, obs_stats, rng, args: 
     Returns the rollout and (return, length) of each episode that ended, in the environment's rewards.
     """
     noise = sample_noise(rng, (args.num_steps, args.num_envs), envs.single_action_space)
-    seen, last_obs, steps, episodes = np.empty((args.num_steps + 1, *obs.shape), np.float32), {}, [], []
-    seen[0] = obs
+    steps, episodes = [], []
     for t in range(args.num_steps):
-        action = act(seen[t], noise[t])
+        action = act(obs, noise[t])
         raw_obs, *outcome, info = envs.step(clip_action(action, envs.action_space))
-        steps.append((action, *outcome))
-        seen[t + 1] = observe(raw_obs, obs_stats, update=True)
-        for i, final_obs in info["final_obs"].items():
-            last_obs[t, i] = observe(final_obs[None], obs_stats, update=False)
-        episodes += info["episodes"]
-    action, reward, terminated, truncated = map(np.array, zip(*steps, strict=True))
-    next_obs = seen[1:].copy()
-    for t_and_i, final_obs in last_obs.items():
-        next_obs[t_and_i] = final_obs
-    return Rollout(seen[:-1], action, reward, next_obs, terminated, terminated | truncated), seen[-1], episodes
+        first_obs = next_obs = observe(raw_obs, obs_stats, update=True)
+        if info["final_obs"]:
+            next_obs = first_obs.copy()
+            for i, final_obs in info["final_obs"].items():
+                next_obs[i] = observe(final_obs[None], obs_stats, update=False)
+            episodes += info["episodes"]
+        steps.append((obs, action, next_obs, *outcome))
+        obs = first_obs
+    # Arrays are made at the end: allocated before, they leave a heap that torch's buffers fragment, 2 MB an iteration.
+    seen, action, next_obs, reward, terminated, truncated = map(np.array, zip(*steps, strict=True))
+    return Rollout(seen, action, reward, next_obs, terminated, terminated | truncated), obs, episodes
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ import sys
 import termios
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -447,3 +448,21 @@ def test_on_a_terminal_a_bar_shows_progress(tmp_path):
         os.close(terminal)
     assert re.search(rf"{10 * BATCH}/{10 * BATCH} \[[\d:]+<[\d:]+.*return=[\d.]+ SPS=\d+", shown.decode())
     assert not re.search("^step=", finish(process)[0], re.MULTILINE)
+
+
+def test_memory_stays_flat_over_a_run(tmp_path):
+    """On LunarLander, whose small arrays once fragmented the heap by 2 MB an iteration."""
+    flags = ["--env-id", "LunarLander-v3", "--total-timesteps", 26 * 2048, "--eval-every", 0, "--run-name", "x"]
+    metrics, resident = tmp_path / "runs" / "x" / "metrics.csv", {}
+    options = dict(cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with subprocess.Popen(command("ppo_baseline", *flags), **options) as process:
+        deadline = time.monotonic() + 240
+        while process.poll() is None:
+            assert time.monotonic() < deadline
+            rows = len(metrics.read_bytes().splitlines()) - 1 if metrics.exists() else 0
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            if rows < 26 and (size := re.search(r"VmRSS:\s+(\d+) kB", status)):
+                resident[rows] = int(size[1]) / 1024
+            time.sleep(0.02)
+    assert process.returncode == 0
+    assert resident[25] < min(700, resident[8] + 8)
