@@ -4,13 +4,14 @@
     python benchmark/speed.py --cells prefpoe_continuous:Ant-v4 --steps 40960
     python benchmark/speed.py --peer cleanrl/ppo_continuous_action.py --peer-python ../cleanrl/.venv/bin/python
 
-Each cell is one process on one thread: it steps the environment alone, trains, and steps it alone again, so
-that `ratio` compares two rates of the same process. Rates leave out the first iteration, which compiles and
-is in `start-up`, the seconds from the process's start to the first row of metrics.csv on an empty compile cache;
-`10k steps` is a whole run of 10,240 steps, likewise. Training runs with all diagnostics and the default evaluations.
-The split comes from a second, timed training in that process; diagnostics are a part of the update. Memory is the
-peak, and what was added after the third iteration. A peer is any script that, as CleanRL's, takes --env-id, --seed
-and --total-timesteps and prints `SPS: <number>`, its own rate; ours beside it is from the end of the first iteration.
+Each cell is one process on one thread that trains and, after each iteration, steps the environment alone 1,000 times,
+so that `ratio` compares rates of the same process and the same minute. Rates leave out the first iteration, which
+compiles and is in `start-up`, the seconds from the process's start to the first row of metrics.csv on an empty
+compile cache; `10k steps` is a whole run of 10,240 steps, likewise. Training runs with all diagnostics and the
+default evaluations. The split comes from a second, timed training in that process; diagnostics are a part of the
+update. Memory is the peak, and what was added after the third iteration. A peer is any script that, as CleanRL's,
+takes --env-id, --seed and --total-timesteps and prints `SPS: <number>`, its own rate; ours beside it is from the end
+of the first iteration.
 """
 
 import collections
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -60,20 +62,24 @@ class Args:
     """measure the one cell in this process (the program calls itself so)"""
 
 
-def env_rate(env_id: str, steps: int = 10_000) -> float:
-    """Steps a second of the environment alone, with random actions chosen beforehand."""
+def make_stepper(env_id: str, steps: int = 1_000) -> Callable[[], float]:
+    """A function that steps an environment of its own with random actions, chosen here, and returns the seconds."""
     import gymnasium as gym
 
     env = gym.make(env_id)
     env.action_space.seed(0)
     actions = [env.action_space.sample() for _ in range(steps)]
     env.reset(seed=0)
-    start = time.perf_counter()
-    for action in actions:
-        _, _, terminated, truncated, _ = env.step(action)
-        if terminated or truncated:
-            env.reset()
-    return steps / (time.perf_counter() - start)
+
+    def step() -> float:
+        start = time.perf_counter()
+        for action in actions:
+            _, _, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                env.reset()
+        return time.perf_counter() - start
+
+    return step
 
 
 def rate(folder: Path) -> float:
@@ -124,22 +130,23 @@ def measure(cell: str, args: Args) -> dict:
     name, task, *flags = cell.split(":")
     sys.path.insert(0, str(ROOT))
     script = importlib.import_module(name)
-    written, write = [], script.Log.write
+    written, alone, write, step_alone = [], [], script.Log.write, make_stepper(task)
 
-    def write_and_note(*inputs):
-        write(*inputs)
+    def write_and_note(log, *inputs):
+        write(log, *inputs)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         written.append((time.time(), pages * resource.getpagesize() / 2**20))
+        alone.append(step_alone())
+        log.started += alone[-1]  # for the run's clock it took no time
 
     script.Log.write = write_and_note
     flags = ["--env-id", task, "--total-timesteps", str(args.steps), *(f"--{flag}" for flag in flags)]
     script.main(script.parse_args([*flags, "--run-name", "plain"]))
     start_up, growth = written[0][0] - float(os.environ["SPEED_START"]), written[-1][1] - written[2][1]
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    alone = np.mean([env_rate(task), env_rate(task)])
-    sps = rate(Path("runs/plain"))
+    sps, sps_alone = rate(Path("runs/plain")), 1_000 / np.mean(alone[1:])
 
-    totals = collections.Counter()
+    script.Log.write, totals = write, collections.Counter()
     timed(script, totals)
     start = time.perf_counter()
     script.main(script.parse_args([*flags, "--run-name", "timed", "--eval-episodes", "1"]))
@@ -151,8 +158,8 @@ def measure(cell: str, args: Args) -> dict:
         "script": name,
         "task": " ".join([task, *cell.split(":")[2:]]),
         "sps": round(sps),
-        "env_alone": round(alone),
-        "ratio": round(sps / alone, 2),
+        "env_alone": round(sps_alone),
+        "ratio": round(sps / sps_alone, 2),
         "split_percent": split,
         "evaluation_percent": round(100 * evaluation / wall),
         "diagnostics_percent": round(100 * diagnostics / wall, 1),
