@@ -177,7 +177,7 @@ def test_a_task_whose_run_fails_has_failed_and_names_the_log(slurm, tmp_path):
     end = slurm.job(f"{job}_1")
     assert end["JobState"] == "FAILED"
     assert end["ExitCode"] != "0:0"
-    (log,) = re.findall(r"FAILED with exit code \d+: (.+)", (slurm.runs / f"slurm-{job}_1.out").read_text())
+    (log,) = re.findall(r"ended with exit code \d+: (.+)", (slurm.runs / f"slurm-{job}_1.out").read_text())
     first, *usage = (slurm.copy / log).read_text().splitlines()
     assert first == "reproduce, ppo, 1"
     assert any("--no-such-flag" in line for line in usage)
