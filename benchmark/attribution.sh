@@ -8,7 +8,7 @@
 #
 # and then the preference on top of all four (prefpoe). A main effect is each ingredient alone on ppo-cleanrl, against
 # ppo-cleanrl; the full grid also shows what they do together. 17 variants x (HalfCheetah-v4 + Ant-v4) x 3 seeds, 5 for the
-# main effects, all four and prefpoe: 130 runs of 1M steps, of which 40 are also in reproduce.sh; 4 hours more on two cores.
+# main effects, all four and prefpoe: 130 runs of 1M steps, of which 40 are also in reproduce.sh; 3½ hours more on two cores.
 #   benchmark/attribution.sh && python benchmark/report.py runs/*      # options: benchmark/common.sh
 # shellcheck source=benchmark/common.sh
 source "$(dirname "$0")/common.sh"

@@ -2,7 +2,7 @@
 # Is it the product? The product of the experts against their average and against the main expert alone, which then
 # only shares its backbone with a preference that is trained beside it; ppo-matched has no preference at all.
 #
-# 4 variants x 3 tasks x 5 seeds = 60 runs of 1M steps, of which 30 are also in reproduce.sh; 75 minutes more on two cores.
+# 4 variants x 3 tasks x 5 seeds = 60 runs of 1M steps, of which 30 are also in reproduce.sh; an hour more on two cores.
 #   benchmark/fusion.sh && python benchmark/report.py runs/*      # options: benchmark/common.sh
 # shellcheck source=benchmark/common.sh
 source "$(dirname "$0")/common.sh"
