@@ -1,6 +1,6 @@
 """How fast are the scripts, and where does the time go? Prints a Markdown table, then the same as JSON.
 
-    python benchmark/speed.py                                       # every script and task, about 6 minutes
+    python benchmark/speed.py                                       # every script and task, about 12 minutes
     python benchmark/speed.py --cells prefpoe_continuous:Ant-v4 --steps 40960
     python benchmark/speed.py --peer cleanrl/ppo_continuous_action.py --peer-python ../cleanrl/.venv/bin/python
 
