@@ -190,8 +190,8 @@ class VecEnv(gym.vector.SyncVectorEnv):
 class RunningMeanStd:
     """Mean and variance of all rows seen so far (Welford 1962), in float64, updated in place.
 
-    mean and m2, the sum of squared deviations, are (1, *shape), since numpy takes half as long for one
-    row where nothing is broadcast.
+    mean and m2, the sum of squared deviations, are (1, *shape), and constants are arrays: for one row
+    numpy takes half as long where nothing is broadcast or converted.
     """
 
     def __init__(self, shape: tuple[int, ...], enabled: bool):
@@ -460,14 +460,14 @@ def collect(envs: VecEnv, obs: np.ndarray, act: Callable, obs_stats, rng, args: 
     for t in range(args.num_steps):
         action = act(obs, noise[t])
         raw_obs, *outcome, info = envs.step(clip_action(action, envs.action_space))
-        first_obs = next_obs = observe(raw_obs, obs_stats, update=True)
+        new_obs = next_obs = observe(raw_obs, obs_stats, update=True)
         if info["final_obs"]:
-            next_obs = first_obs.copy()
+            next_obs = new_obs.copy()
             for i, final_obs in info["final_obs"].items():
                 next_obs[i] = observe(final_obs[None], obs_stats, update=False)
             episodes += info["episodes"]
         steps.append((obs, action, next_obs, *outcome))
-        obs = first_obs
+        obs = new_obs
     # Arrays are made at the end: allocated before, they leave a heap that torch's buffers fragment, 2 MB an iteration.
     seen, action, next_obs, reward, terminated, truncated = map(np.array, zip(*steps, strict=True))
     return Rollout(seen, action, reward, next_obs, terminated, terminated | truncated), obs, episodes
