@@ -43,9 +43,21 @@ PAPER = {  # what the paper reports, by the task here
     "LunarLander-v3": "+276 % (LunarLander-v2)",
 }
 REPRODUCE = ("ppo-cleanrl", "ppo", MATCHED, "prefpoe", "prefpoe-anneal")
-PARTS = [subset for size in range(4) for subset in itertools.combinations(("logstd", "squash", "shared"), size)]
-ATTRIBUTION = ["-".join((base, *subset)) for base in ("ppo-cleanrl", "ppo") for subset in PARTS]
-ATTRIBUTION = (*ATTRIBUTION[:-1], MATCHED, "prefpoe")  # ppo with all three parts
+INGREDIENTS = {
+    "bootstrap": "time limits bootstrapped",
+    "logstd": "log σ = −1 at the start",
+    "squash": "means through tanh",
+    "shared": "shared backbone",
+    "preference": "preference",
+}
+ATTRIBUTION = {  # the ingredients of each variant -> its name
+    frozenset(first + others): "-".join((base, *others))
+    for base, first in {"ppo-cleanrl": (), "ppo": ("bootstrap",)}.items()
+    for size in range(4)
+    for others in itertools.combinations(("logstd", "squash", "shared"), size)
+}
+ATTRIBUTION[frozenset([*INGREDIENTS][:4])] = MATCHED
+ATTRIBUTION[frozenset(INGREDIENTS)] = "prefpoe"
 FUSION = ("prefpoe", "prefpoe-linear", "prefpoe-none", MATCHED)
 COEFFICIENTS = {  # variants <prefix><value>: the variant with the default value, that value, what it is
     "prefpoe-noise-": ("prefpoe", 0.0, r"std of the noise on $A_\mathrm{norm}$"),
@@ -223,6 +235,11 @@ def improvement(*samples: np.ndarray) -> np.ndarray:
     return np.mean([((x > y) + 0.5 * (x == y)).mean((-2, -1)) for x, y in pairs], axis=0)
 
 
+def effect(*samples: np.ndarray) -> np.ndarray:
+    """IQM of X_1 (..., n) less that of Y_1 (..., m), of X_2 less that of Y_2, ...: the mean of these differences."""
+    return np.mean([iqm(x) - iqm(y) for x, y in zip(samples[::2], samples[1::2], strict=True)], axis=0)
+
+
 def bootstrap(statistic: Callable, *samples: np.ndarray, resamples: int = 10_000) -> tuple[float, float]:
     """95 % percentile interval; each sample (runs,) is a stratum, so it is resampled on its own."""
     rng = np.random.default_rng(0)  # the same interval every time
@@ -250,7 +267,7 @@ tenth."""
 
 def with_interval(form: str, statistic: Callable, *samples: np.ndarray) -> str:
     """The statistic and its interval as text; one run has no interval, and none at all gives a dash."""
-    if not all(map(len, samples)):
+    if not samples or not all(map(len, samples)):
         return "–"
     text = form.format(statistic(*samples))
     if min(map(len, samples)) == 1:
@@ -284,7 +301,7 @@ def sweeps(variants: set[str]) -> dict[str, list[str]]:
     """Each sweep that has a variant which `reproduce` lacks, and its variants that there are, in its order."""
     sensitivity = dict.fromkeys(v for prefix in SENSITIVITY for v in settings(prefix, variants).values())
     sensitivity = sorted(sensitivity, key=lambda variant: variant not in REPRODUCE)  # the defaults first
-    members = {"reproduce": REPRODUCE, "attribution": ATTRIBUTION, "fusion": FUSION}
+    members = {"reproduce": REPRODUCE, "attribution": ATTRIBUTION.values(), "fusion": FUSION}
     members |= {"advantage-noise": settings(NOISE, variants).values(), "sensitivity": sensitivity}
     members["other"] = sorted(variants.difference(*members.values()))
     found = {name: [v for v in order if v in variants] for name, order in members.items()}
@@ -306,6 +323,32 @@ def sweep_table(task: str, rows: list[Row], variants: list[str]) -> str:
             line["landed (return ≥ 200)"] = with_interval("{:.0f} %", partial(np.mean, axis=-1), landed(rows, variant))
         lines.append(line)
     return table(lines)
+
+
+def effects_table(rows: list[Row]) -> str:
+    """Two rows an ingredient, one a measure: what it adds alone, when it comes last, and on average over the grid.
+
+    Without those that cannot be told yet. A preference comes last only.
+    """
+    lines = []
+    for (part, ingredient), measure in itertools.product(INGREDIENTS.items(), MEASURES):
+        pairs = [
+            (ATTRIBUTION[others | {part}], without)
+            for others, without in ATTRIBUTION.items()
+            if part not in others and others | {part} in ATTRIBUTION
+        ]
+        contrasts = {
+            "alone, on ppo-cleanrl": [pair for pair in pairs if pair[1] == "ppo-cleanrl"],
+            "on top of the others": pairs[-1:],
+            "mean over the grid": pairs if len(pairs) > 1 else [],
+        }
+        cells = {
+            name: with_interval("{:+,.0f}", effect, *(scores(rows, variant, measure) for variant in sum(chosen, ())))
+            for name, chosen in contrasts.items()
+        }
+        if {*cells.values()} != {"–"}:
+            lines.append({"ingredient": ingredient, "return": MEASURES[measure]} | cells)
+    return table(lines) if lines else ""
 
 
 def headline_table(evaluations: dict[str, list[Row]]) -> str:
@@ -339,13 +382,15 @@ def improvement_table(evaluations: dict[str, list[Row]]) -> str:
 
 
 def make_tables(evaluations: dict[str, list[Row]]) -> dict[str, str]:
-    """Every table by its name: headline, improvement, <task>-<sweep>."""
+    """Every table by its name: headline, improvement, <task>-<sweep>, <task>-effects (of attribution's ingredients)."""
     tables = {"improvement": improvement_table(evaluations)}
     if any(task in evaluations for task in PAPER):
         tables = {"headline": headline_table(evaluations)} | tables
     for task, rows in evaluations.items():
         found = sweeps({row["variant"] for row in rows})
         tables |= {f"{task}-{sweep}": sweep_table(task, rows, variants) for sweep, variants in found.items()}
+        if "attribution" in found:
+            tables[f"{task}-effects"] = effects_table(rows)
     return {key: text for key, text in tables.items() if text}
 
 
@@ -580,6 +625,8 @@ def page(evaluations: dict[str, list[Row]], tables: dict[str, str], figures: Ite
         lines += [f"## {task}", ""]
         for sweep in sweeps({row["variant"] for row in rows}):
             lines += [f"### {sweep}", "", tables[f"{task}-{sweep}"], ""]
+            if sweep == "attribution" and (effects := tables.get(f"{task}-effects")):
+                lines += ["### effects: the return that each ingredient adds", "", effects, ""]
         lines += [f"![{key}]({key}.png)\n" for key in figures if key.rpartition("_")[0] == task]
     return "\n".join(lines)
 

@@ -2,7 +2,10 @@
 
 import csv
 import importlib
+import itertools
 import json
+import math
+import re
 import shutil
 import subprocess
 import sys
@@ -217,6 +220,40 @@ def test_a_variant_alone_makes_tables(variant):
     for task in ("HalfCheetah-v4", "LunarLander-v3"):
         (text,) = (text for name, text in tables.items() if name.startswith(task))
         assert f"| {variant} | 2 | -50 [-200, 100] | -50 [-200, 100] | – | – |" in text
+
+
+def test_effects_are_differences_between_the_right_variants():
+    worth = {"bootstrap": 100, "logstd": 1000, "squash": 10, "shared": -5, "preference": 50}
+    rng, truth = np.random.default_rng(0), {}
+    for bits in itertools.product((False, True), repeat=4):
+        parts = {part for part, present in zip(worth, bits, strict=False) if present}
+        name = "ppo" if "bootstrap" in parts else "ppo-cleanrl"
+        name += "".join(f"-{part}" for part in ("logstd", "squash", "shared") if part in parts)
+        name = {"ppo-logstd-squash-shared": "ppo-matched"}.get(name, name)
+        truth[name] = 2000 + sum(worth[part] for part in parts) + 800 * ({"logstd", "squash"} <= parts)
+    truth["prefpoe"] = truth["ppo-matched"] + worth["preference"]
+    runs = {name: x + rng.permutation([-10, 0, 10]) for name, x in truth.items()}
+    lines = report.make_tables({"Ant-v4": evaluation_rows(**runs)})["Ant-v4-effects"].splitlines()
+    cells = {tuple(line.strip("| ").split(" | ")[:2]): line.strip("| ").split(" | ")[2:] for line in lines[2:]}
+    for name in {cell[0] for cell in cells}:
+        assert cells[name, "evaluation"] == cells[name, "training return"]
+    values = [[cell.split(" [")[0] for cell in cells[name, "evaluation"]] for name in report.INGREDIENTS.values()]
+    assert values == [
+        ["+100", "+100", "+100"],
+        ["+1,000", "+1,800", "+1,400"],
+        ["+10", "+810", "+410"],
+        ["-5", "-5", "-5"],
+        ["–", "+50", "–"],
+    ]
+    # each difference is of two means of three runs, the grid's the mean of eight of them: intervals a third as wide
+    bounds = [re.findall(r"[+-]\d+", cell)[1:] for cell in cells["shared backbone", "evaluation"]]
+    one, _, grid = (int(high) - int(low) for low, high in bounds)
+    assert grid == pytest.approx(one / math.sqrt(8), rel=0.4)
+
+    del runs["ppo-squash"]
+    lines = report.make_tables({"Ant-v4": evaluation_rows(**runs)})["Ant-v4-effects"].splitlines()
+    assert [line.strip("| ").split(" | ")[4] for line in lines[2::2]] == ["–"] * 5
+    assert "effects" not in "".join(report.make_tables({"Ant-v4": evaluation_rows(ppo=[1], ppo_matched=[2])}))
 
 
 def test_improvement_is_averaged_over_the_papers_tasks_and_over_all_unprefixed_ones():
