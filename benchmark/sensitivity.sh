@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # How much hangs on the coefficients, and does a plain entropy weight do the same? Each coefficient of PrefPoE is
 # halved and doubled, or moved to the ends of its range, with the others at their defaults (beta_1 0.2, alpha 0.2,
-# w_pref 0.05, w_cons 0.1, lambda 1); beside it PPO, plain and matched, with --ent-coef, the simpler alternative.
+# w_pref 0.05, w_cons 0.1, lambda 1); with beta_1 = 0 the preference never sees an advantage. Beside it PPO, plain and
+# matched, with --ent-coef, the simpler alternative.
 #
-# 18 variants x 5 seeds and prefpoe, ppo and ppo-matched on HalfCheetah-v4: 105 runs of 1M steps, of which 15 are also in
+# 19 variants x 5 seeds and prefpoe, ppo and ppo-matched on HalfCheetah-v4: 110 runs of 1M steps, of which 15 are also in
 # reproduce.sh; 2 hours more on two cores. TASKS="HalfCheetah-v4 Ant-v4" adds tasks.
 #   benchmark/sensitivity.sh && python benchmark/report.py runs/*      # options: benchmark/common.sh
 # shellcheck source=benchmark/common.sh
@@ -12,7 +13,7 @@ source "$(dirname "$0")/common.sh"
 for task in ${TASKS:-HalfCheetah-v4}; do
   script=$(prefpoe "$task")
   cell "$task" prefpoe 5 "$script"
-  for x in 0.1 0.4; do cell "$task" prefpoe-beta1-$x 5 "$script" --beta1 $x; done
+  for x in 0 0.1 0.4; do cell "$task" prefpoe-beta1-$x 5 "$script" --beta1 $x; done
   for x in 0.1 0.4; do cell "$task" prefpoe-alpha-$x 5 "$script" --alpha $x; done
   for x in 0.005 0.2; do cell "$task" prefpoe-w-pref-$x 5 "$script" --w-pref $x; done
   for x in 0.02 0.2; do cell "$task" prefpoe-w-cons-$x 5 "$script" --w-cons $x; done
