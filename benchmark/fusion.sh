@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Is it the product? The product of the experts against their average and against the main expert alone, which then
-# only shares its backbone with a preference that is trained beside it; ppo-matched has no preference at all.
+# Is it the product? The product of the experts against their average and against the main expert alone, which a
+# preference trained beside it then reaches through the shared backbone and L_cons only; ppo-matched has none at all.
 #
 # 4 variants x 3 tasks x 5 seeds = 60 runs of 1M steps, of which 30 are also in reproduce.sh; an hour more on two cores.
 #   benchmark/fusion.sh && python benchmark/report.py runs/*      # options: benchmark/common.sh
