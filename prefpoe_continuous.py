@@ -389,7 +389,9 @@ def preference_loss(pref, action, A_norm, beta1: float, alpha: float | torch.Ten
 def total_loss(agent_output: tuple, batch: Batch, anneal_pref: torch.Tensor, args: Args) -> Losses:
     """L_total = L_PPO(pi_f) + w_pref L_pref + w_cons L_cons, with L_cons = E[KL(pi_f || pi_p)].
 
-    The gradient of L_cons reaches both experts; on pi_f it acts as an entropy bonus.
+    The gradient of L_cons reaches both experts; on pi_f it acts as an entropy bonus. Gaussian experts
+    that the advantages tell nothing settle at s_f^2 = (1 - alpha w_pref / w_cons) s_p^2, where the two
+    terms are worth an entropy bonus of weight alpha w_pref; if alpha w_pref >= w_cons, s_p only grows.
     """
     main, pref, value = agent_output
     fused = fuse(main, pref, args)
@@ -626,7 +628,7 @@ def failure_signatures(row: dict[str, float], action_space: gym.Space) -> list[s
     signatures = {
         "the preference's entropy is collapsing (mean sigma below 0.05): raise --alpha": row["sigma_pref"] < 0.05,
         "the preference's sigma is at its upper bound (2), so it no longer guides anything: "
-        "lower --alpha, --w-pref or --w-cons": row["sigma_pref"] > 1.9,
+        "lower --alpha or --w-pref, or raise --w-cons": row["sigma_pref"] > 1.9,
         "the experts' means are over 15 % of the action range apart: raise --w-cons": row["mean_difference"] > 0.15,
     }
     return [advice for advice, present in signatures.items() if present]

@@ -381,7 +381,9 @@ def preference_loss(pref, action, A_norm, beta1: float, alpha: float | torch.Ten
 def total_loss(agent_output: tuple, batch: Batch, anneal_pref: torch.Tensor, args: Args) -> Losses:
     """L_total = L_PPO(pi_f) + w_pref L_pref + w_cons L_cons, with L_cons = E[KL(pi_f || pi_p)].
 
-    The gradient of L_cons reaches both experts; on pi_f it acts as an entropy bonus.
+    The gradient of L_cons reaches both experts; on pi_f it acts as an entropy bonus. Gaussian experts
+    that the advantages tell nothing settle at s_f^2 = (1 - alpha w_pref / w_cons) s_p^2, where the two
+    terms are worth an entropy bonus of weight alpha w_pref; if alpha w_pref >= w_cons, s_p only grows.
     """
     main, pref, value = agent_output
     fused = fuse(main, pref, args)

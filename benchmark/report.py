@@ -68,12 +68,21 @@ COEFFICIENTS = {  # variants <prefix><value>: the variant with the default value
     "prefpoe-lambda-pref-": ("prefpoe", 1.0, r"$\lambda$, weight of the preference"),
     "ppo-ent-coef-": ("ppo", 0.0, "ppo: weight of the entropy bonus"),
     "ppo-matched-ent-coef-": (MATCHED, 0.0, f"{MATCHED}: weight of the entropy bonus"),
+    "ppo-matched-logstd-": (MATCHED, -1.0, rf"{MATCHED}: initial $\log\,\sigma$"),
 }
 NOISE, *SENSITIVITY = COEFFICIENTS
 
 MEASURES = {  # column -> name: of the mean action after training; of the acting policy in training's last tenth
     "evaluation": "evaluation",
     "training_return": "training return",
+}
+EXPERTS = {  # column of the curves, or the ratio of two -> name and form
+    "trace_main": ("tr Σ_θ, main expert", "{:.2f}"),
+    "trace_pref": ("tr Σ_p, preference", "{:.2f}"),
+    "trace_fused": ("tr Σ_f, acting policy", "{:.2f}"),
+    "trace_ratio": ("tr Σ_f / tr Σ_p", "{:.2f}"),
+    "kl_fused_pref": ("KL(π_f‖π_p), nats", "{:.3f}"),
+    "guidance": ("corr(A_norm, log π_p)", "{:.3f}"),
 }
 RUN = ("variant", "seed")
 AVERAGED = ("episodic_return", "eval_return", "entropy_main", "entropy_pref", "entropy_fused")
@@ -252,6 +261,15 @@ def scores(rows: list[Row], variant: str, measure: str) -> np.ndarray:
     return np.array([float(row[measure]) for row in rows if row["variant"] == variant and row[measure]])
 
 
+def late(curves: list[Row], variant: str, column: str) -> np.ndarray:
+    """That column's mean over the last tenth of training, of each of the variant's runs: (runs,)."""
+    runs, start = defaultdict(list), 0.9 * max(int(row["global_step"]) for row in curves)
+    for row in curves:
+        if row["variant"] == variant and row[column] and int(row["global_step"]) > start:
+            runs[row["seed"]].append(float(row[column]))
+    return np.array([np.mean(x) for x in runs.values()])
+
+
 def landed(rows: list[Row], variant: str) -> np.ndarray:
     """Per cent of each run's evaluation episodes with a return of at least 200, which solves LunarLander: (runs,)."""
     returns = [np.array(row["returns"].split(";"), float) for row in rows if row["variant"] == variant]
@@ -381,8 +399,20 @@ def improvement_table(evaluations: dict[str, list[Row]]) -> str:
     return table([*lines.values()]) if lines else ""
 
 
-def make_tables(evaluations: dict[str, list[Row]]) -> dict[str, str]:
-    """Every table by its name: headline, improvement, <task>-<sweep>, <task>-effects (of attribution's ingredients)."""
+def experts_table(curves: list[Row]) -> str:
+    """A row a variant with a preference, and one of matched PPO's only policy: the experts at the end of training."""
+    lines = []
+    for variant in dict.fromkeys(itertools.chain(*sweeps({row["variant"] for row in curves}).values())):
+        x = {column: late(curves, variant, column) for column in EXPERTS if column != "trace_ratio"}
+        x["trace_ratio"] = x["trace_fused"] / x["trace_pref"]
+        if variant == MATCHED or len(x["guidance"]):
+            line = {"variant": variant, "seeds": len(x["trace_main"])}
+            lines.append(line | {name: with_interval(form, iqm, x[c]) for c, (name, form) in EXPERTS.items()})
+    return table(lines) if any(row["guidance"] for row in curves) else ""
+
+
+def make_tables(evaluations: dict[str, list[Row]], curves: dict[str, list[Row]]) -> dict[str, str]:
+    """Every table by its name: headline, improvement, <task>-<sweep>, <task>-effects (of attribution), <task>-experts."""
     tables = {"improvement": improvement_table(evaluations)}
     if any(task in evaluations for task in PAPER):
         tables = {"headline": headline_table(evaluations)} | tables
@@ -391,6 +421,7 @@ def make_tables(evaluations: dict[str, list[Row]]) -> dict[str, str]:
         tables |= {f"{task}-{sweep}": sweep_table(task, rows, variants) for sweep, variants in found.items()}
         if "attribution" in found:
             tables[f"{task}-effects"] = effects_table(rows)
+        tables[f"{task}-experts"] = experts_table(curves.get(task, []))
     return {key: text for key, text in tables.items() if text}
 
 
@@ -627,6 +658,8 @@ def page(evaluations: dict[str, list[Row]], tables: dict[str, str], figures: Ite
             lines += [f"### {sweep}", "", tables[f"{task}-{sweep}"], ""]
             if sweep == "attribution" and (effects := tables.get(f"{task}-effects")):
                 lines += ["### effects: the return that each ingredient adds", "", effects, ""]
+        if experts := tables.get(f"{task}-experts"):
+            lines += ["### experts: the policies over the last tenth of training", "", experts, ""]
         lines += [f"![{key}]({key}.png)\n" for key in figures if key.rpartition("_")[0] == task]
     return "\n".join(lines)
 
@@ -638,7 +671,8 @@ def main(args: Args) -> None:
     evaluations = read_results(args.results, "evaluations")
     if not evaluations:
         fail(f"{args.results} holds no results yet: give run folders, such as runs/*")
-    tables, figures = make_tables(evaluations), make_figures(args.results, evaluations)
+    tables = make_tables(evaluations, read_results(args.results, "curves"))
+    figures = make_figures(args.results, evaluations)
     text = page(evaluations, tables, figures)
     (args.results / "README.md").write_text(text, encoding="utf-8")
     print(text)

@@ -480,7 +480,7 @@ LONGER = dict(num_steps=128, update_epochs=4, total_timesteps=1280, eval_every=0
 SIGNATURES = {
     "prefpoe_continuous": {
         r"entropy.* --alpha": lambda row: row["sigma_pref"] < 0.05,
-        r"bound.* --alpha, --w-pref or --w-cons": lambda row: row["sigma_pref"] > 1.9,
+        r"bound.*lower --alpha or --w-pref, or raise --w-cons": lambda row: row["sigma_pref"] > 1.9,
         r"15 %.* --w-cons": lambda row: row["mean_difference"] > 0.15,
     },
     "prefpoe_lunarlander": {

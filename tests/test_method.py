@@ -437,6 +437,28 @@ def test_consistency_pulls_on_both_experts(script, space, changes):
     assert min(gradient.norm() for gradient in expected) > 1e-3
 
 
+@pytest.mark.parametrize("fusion", ["poe", "linear", "none"])
+def test_without_guidance_the_acting_variance_is_a_share_of_the_preferences(continuous, fusion):
+    """s_f^2 = (1 - alpha w_pref / w_cons) s_p^2, where ent_coef = -alpha w_pref balances what L_pref and L_cons add."""
+    args = continuous.Args(fusion=fusion, alpha=0.3, w_pref=0.2, w_cons=0.1, ent_coef=-0.06)
+
+    def policies_of(log_sigma):
+        return [continuous.Gaussian(torch.zeros(2, 3), x.exp().expand(2, 3)) for x in log_sigma]
+
+    def loss(log_sigma, args):
+        batch = continuous.Batch(None, torch.zeros(2, 3), *torch.zeros(5, 2))
+        return continuous.total_loss((*policies_of(log_sigma), torch.zeros(2)), batch, torch.tensor(1.0), args).loss
+
+    main, pref = policies_of(descend(lambda log_sigma: loss(log_sigma, args), [-0.2, -1.0], 0.3))
+    ratio = continuous.fuse(main, pref, args).std / pref.std
+    torch.testing.assert_close(ratio**2, torch.full((2, 3), 1 - 0.3 * 0.2 / 0.1), rtol=1e-4, atol=0)
+
+    args = dataclasses.replace(args, alpha=0.4, w_pref=0.2, w_cons=0.02, ent_coef=0.0)
+    for start in itertools.product((-3.0, -1.0, 1.0), (-3.0, -1.0, 0.6)):
+        log_sigma = torch.tensor(start, requires_grad=True)
+        assert torch.autograd.grad(loss(log_sigma, args), log_sigma)[0][1] < 0
+
+
 @cases((CONTINUOUS, BOX, {}), (LUNARLANDER, DISCRETE, {}))
 def test_prefpoe_without_preference_is_the_matched_baseline(script, space, changes, baseline):
     """fusion none, w_pref = w_cons = 0: the baseline's steps on the same weights, and an idle preference."""

@@ -169,7 +169,7 @@ def test_every_variant_of_the_sweeps_has_its_place():
     noise = ["prefpoe-noise-0.5", "prefpoe-noise-1", "prefpoe-noise-2", "prefpoe-noise-10"]
     varied = ["prefpoe-beta1-0.1", "prefpoe-beta1-0.4", "prefpoe-alpha-0.4", "prefpoe-w-pref-0.005"]
     varied += ["prefpoe-w-cons-0.02", "prefpoe-lambda-pref-0.5", "ppo-ent-coef--0.002", "ppo-ent-coef-0.01"]
-    varied += ["ppo-matched-ent-coef--0.002", "ppo-matched-ent-coef-0.002"]
+    varied += ["ppo-matched-ent-coef--0.002", "ppo-matched-ent-coef-0.002", "ppo-matched-logstd--1.35"]
     main = ["ppo-cleanrl", "ppo", "ppo-matched", "prefpoe", "prefpoe-anneal"]
     fusion = ["prefpoe", "prefpoe-linear", "prefpoe-none", "ppo-matched"]
     ladder.insert(7, "ppo-cleanrl-logstd-squash-shared")
@@ -191,7 +191,7 @@ def test_every_variant_of_the_sweeps_has_its_place():
 def test_tables_hold_what_the_rows_say():
     cheetah = evaluation_rows(ppo_cleanrl=[100], ppo_matched=[400, 400], prefpoe=[300, 500])
     lander = evaluation_rows(ppo_matched=[250, 150], prefpoe=[200, 220, 199, 260])
-    tables = report.make_tables({"HalfCheetah-v4": cheetah, "LunarLander-v3": lander, "CartPole-v1": lander[:1]})
+    tables = report.make_tables({"HalfCheetah-v4": cheetah, "LunarLander-v3": lander, "CartPole-v1": lander[:1]}, {})
     names = ["headline", "improvement", "HalfCheetah-v4-reproduce", "LunarLander-v3-reproduce", "CartPole-v1-reproduce"]
     assert list(tables) == names
 
@@ -215,7 +215,7 @@ def test_tables_hold_what_the_rows_say():
 @pytest.mark.parametrize("variant", [*report.REPRODUCE, "prefpoe-none", "prefpoe-noise-2", "ppo-shared", "mine"])
 def test_a_variant_alone_makes_tables(variant):
     rows = evaluation_rows(**{variant: [100, -200]})
-    tables = report.make_tables({"HalfCheetah-v4": rows, "LunarLander-v3": rows})
+    tables = report.make_tables({"HalfCheetah-v4": rows, "LunarLander-v3": rows}, {})
     assert "headline" in tables
     for task in ("HalfCheetah-v4", "LunarLander-v3"):
         (text,) = (text for name, text in tables.items() if name.startswith(task))
@@ -233,7 +233,7 @@ def test_effects_are_differences_between_the_right_variants():
         truth[name] = 2000 + sum(worth[part] for part in parts) + 800 * ({"logstd", "squash"} <= parts)
     truth["prefpoe"] = truth["ppo-matched"] + worth["preference"]
     runs = {name: x + rng.permutation([-10, 0, 10]) for name, x in truth.items()}
-    lines = report.make_tables({"Ant-v4": evaluation_rows(**runs)})["Ant-v4-effects"].splitlines()
+    lines = report.make_tables({"Ant-v4": evaluation_rows(**runs)}, {})["Ant-v4-effects"].splitlines()
     cells = {tuple(line.strip("| ").split(" | ")[:2]): line.strip("| ").split(" | ")[2:] for line in lines[2:]}
     for name in {cell[0] for cell in cells}:
         assert cells[name, "evaluation"] == cells[name, "training return"]
@@ -251,9 +251,39 @@ def test_effects_are_differences_between_the_right_variants():
     assert grid == pytest.approx(one / math.sqrt(8), rel=0.4)
 
     del runs["ppo-squash"]
-    lines = report.make_tables({"Ant-v4": evaluation_rows(**runs)})["Ant-v4-effects"].splitlines()
+    lines = report.make_tables({"Ant-v4": evaluation_rows(**runs)}, {})["Ant-v4-effects"].splitlines()
     assert [line.strip("| ").split(" | ")[4] for line in lines[2::2]] == ["–"] * 5
-    assert "effects" not in "".join(report.make_tables({"Ant-v4": evaluation_rows(ppo=[1], ppo_matched=[2])}))
+    assert "effects" not in "".join(report.make_tables({"Ant-v4": evaluation_rows(ppo=[1], ppo_matched=[2])}, {}))
+
+
+def test_experts_are_those_of_trainings_end_averaged_run_by_run():
+    def curve(variant, seed, **of_step):
+        empty = dict.fromkeys(report.AVERAGED, "")
+        rows = [{name: str(x(step)) for name, x in of_step.items()} for step in range(1, 101)]
+        return [
+            {"variant": variant, "seed": str(seed), "global_step": str(step)} | empty | row
+            for step, row in enumerate(rows, 1)
+        ]
+
+    curves = curve("ppo", 1, trace_main=lambda step: 7) + curve("ppo-matched", 1, trace_main=lambda step: step)
+    for seed, level in enumerate((0, 10, 20, 90), 1):  # the interquartile mean of four drops the lowest and the highest
+        guidance = {"guidance": lambda step: "" if step == 95 else step / 1000}
+        guidance |= {"trace_fused": lambda step: 2 * step, "trace_pref": lambda step, seed=seed: 2 * step * 4**seed}
+        curves += curve("prefpoe", seed, trace_main=lambda step, level=level: level + step * (step > 90), **guidance)
+    lines = report.make_tables({"Ant-v4": evaluation_rows(ppo=[1])}, {"Ant-v4": curves})["Ant-v4-experts"].splitlines()
+    matched, prefpoe = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:])
+    assert matched == ["ppo-matched", "1", "95.50", *["–"] * 5]
+    assert [cell.split(" [")[0] for cell in prefpoe] == [
+        "prefpoe",
+        "4",
+        "110.50",
+        "7640.00",
+        "191.00",
+        "0.04",
+        "–",
+        "0.096",
+    ]
+    assert "Ant-v4-experts" not in report.make_tables({"Ant-v4": evaluation_rows(ppo=[1])}, {"Ant-v4": curves[:200]})
 
 
 def test_improvement_is_averaged_over_the_papers_tasks_and_over_all_unprefixed_ones():
@@ -262,11 +292,12 @@ def test_improvement_is_averaged_over_the_papers_tasks_and_over_all_unprefixed_o
         evaluation_rows(prefpoe=[1, 0], ppo_matched=[2]),
     )
     others = {"Hopper-v4": worse, "Walker2d-v4": worse, "short-Ant-v4": worse, "Hopper-v4-4096-steps": worse}
-    lines = report.make_tables({"Ant-v4": better} | others)["improvement"].splitlines()
+    lines = report.make_tables({"Ant-v4": better} | others, {})["improvement"].splitlines()
     assert len(lines) == 4
     assert lines[2].startswith("| prefpoe | 1 of the paper | 1.00 [")
     assert lines[3].startswith("| prefpoe | 3 in all | 0.33")
-    assert "| 0.33 |" in report.make_tables({"FrozenLake-v1": evaluation_rows(ppo=[1 / 3])})["FrozenLake-v1-reproduce"]
+    lake = report.make_tables({"FrozenLake-v1": evaluation_rows(ppo=[1 / 3])}, {})
+    assert "| 0.33 |" in lake["FrozenLake-v1-reproduce"]
 
 
 def test_blocks_are_filled_in_and_unknown_ones_reported(capsys):
@@ -284,7 +315,7 @@ def test_blocks_are_filled_in_and_unknown_ones_reported(capsys):
 def test_readme_says_what_the_committed_results_say():
     results, readme = ROOT / "benchmark" / "results", (ROOT / "README.md").read_text(encoding="utf-8")
     evaluations = report.read_results(results, "evaluations")
-    tables = report.make_tables(evaluations)
+    tables = report.make_tables(evaluations, report.read_results(results, "curves"))
     assert report.fill_in(readme, tables) == readme
     if evaluations:
         assert "<!-- report: headline -->" in readme
