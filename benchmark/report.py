@@ -81,7 +81,6 @@ EXPERTS = {  # column of the curves, or the ratio of two -> name and form
     "trace_pref": ("tr Σ_p, preference", "{:.2f}"),
     "trace_fused": ("tr Σ_f, acting policy", "{:.2f}"),
     "trace_ratio": ("tr Σ_f / tr Σ_p", "{:.2f}"),
-    "kl_fused_pref": ("KL(π_f‖π_p), nats", "{:.3f}"),
     "guidance": ("corr(A_norm, log π_p)", "{:.3f}"),
 }
 RUN = ("variant", "seed")
@@ -326,13 +325,18 @@ def sweeps(variants: set[str]) -> dict[str, list[str]]:
     return {name: order for name, order in found.items() if order and (name == "reproduce" or {*order} - {*REPRODUCE})}
 
 
+def returns_of(rows: list[Row], variant: str) -> dict[str, str]:
+    """Cells of both returns of a variant."""
+    largest = max(abs(float(row["evaluation"])) for row in rows)
+    form = "{:,.0f}" if largest >= 10 else "{:.2f}"  # FrozenLake's returns are at most 1
+    return {MEASURES[m]: with_interval(form, iqm, scores(rows, variant, m)) for m in MEASURES}
+
+
 def sweep_table(task: str, rows: list[Row], variants: list[str]) -> str:
     """A row a variant: what it reaches, and how likely one of its runs beats one of matched PPO."""
-    largest = max(abs(float(row["evaluation"])) for row in rows)
-    lines, form = [], "{:,.0f}" if largest >= 10 else "{:.2f}"  # FrozenLake's returns are at most 1
+    lines = []
     for variant in variants:
-        line = {"variant": variant, "seeds": len(scores(rows, variant, "evaluation"))}
-        line |= {MEASURES[m]: with_interval(form, iqm, scores(rows, variant, m)) for m in MEASURES}
+        line = {"variant": variant, "seeds": len(scores(rows, variant, "evaluation"))} | returns_of(rows, variant)
         for m, measure in MEASURES.items():
             pair = scores(rows, variant, m), scores(rows, MATCHED, m)
             text = "–" if variant == MATCHED else with_interval("{:.2f}", improvement, *pair)
@@ -399,14 +403,14 @@ def improvement_table(evaluations: dict[str, list[Row]]) -> str:
     return table([*lines.values()]) if lines else ""
 
 
-def experts_table(curves: list[Row]) -> str:
-    """A row a variant with a preference, and one of matched PPO's only policy: the experts at the end of training."""
+def experts_table(rows: list[Row], curves: list[Row]) -> str:
+    """A row a variant with a preference, or of matched PPO, whose only policy is its main one, at the end of training."""
     lines = []
     for variant in dict.fromkeys(itertools.chain(*sweeps({row["variant"] for row in curves}).values())):
         x = {column: late(curves, variant, column) for column in EXPERTS if column != "trace_ratio"}
         x["trace_ratio"] = x["trace_fused"] / x["trace_pref"]
-        if variant == MATCHED or len(x["guidance"]):
-            line = {"variant": variant, "seeds": len(x["trace_main"])}
+        if len(x["guidance"]) or variant.startswith(MATCHED):
+            line = {"variant": variant, "seeds": len(x["trace_main"])} | returns_of(rows, variant)
             lines.append(line | {name: with_interval(form, iqm, x[c]) for c, (name, form) in EXPERTS.items()})
     return table(lines) if any(row["guidance"] for row in curves) else ""
 
@@ -421,7 +425,7 @@ def make_tables(evaluations: dict[str, list[Row]], curves: dict[str, list[Row]])
         tables |= {f"{task}-{sweep}": sweep_table(task, rows, variants) for sweep, variants in found.items()}
         if "attribution" in found:
             tables[f"{task}-effects"] = effects_table(rows)
-        tables[f"{task}-experts"] = experts_table(curves.get(task, []))
+        tables[f"{task}-experts"] = experts_table(rows, curves.get(task, []))
     return {key: text for key, text in tables.items() if text}
 
 

@@ -7,7 +7,7 @@
 #   prefpoe         the product of experts
 #   prefpoe-anneal  with alpha and w_cons falling to 0
 #
-# 5 variants x (10 seeds HalfCheetah-v4 + 10 LunarLander-v3 + 5 Ant-v4) = 125 runs of 1M steps; 3½ hours on two cores.
+# 5 variants x (10 seeds HalfCheetah-v4 + 10 LunarLander-v3 + 5 Ant-v4) = 125 runs of 1M steps; 3 hours on two cores.
 #   benchmark/reproduce.sh && python benchmark/report.py runs/*      # options: benchmark/common.sh
 # shellcheck source=benchmark/common.sh
 source "$(dirname "$0")/common.sh"

@@ -270,19 +270,12 @@ def test_experts_are_those_of_trainings_end_averaged_run_by_run():
         guidance = {"guidance": lambda step: "" if step == 95 else step / 1000}
         guidance |= {"trace_fused": lambda step: 2 * step, "trace_pref": lambda step, seed=seed: 2 * step * 4**seed}
         curves += curve("prefpoe", seed, trace_main=lambda step, level=level: level + step * (step > 90), **guidance)
-    lines = report.make_tables({"Ant-v4": evaluation_rows(ppo=[1])}, {"Ant-v4": curves})["Ant-v4-experts"].splitlines()
+    rows = evaluation_rows(ppo=[1], prefpoe=[3])
+    lines = report.make_tables({"Ant-v4": rows}, {"Ant-v4": curves})["Ant-v4-experts"].splitlines()
     matched, prefpoe = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:])
-    assert matched == ["ppo-matched", "1", "95.50", *["–"] * 5]
-    assert [cell.split(" [")[0] for cell in prefpoe] == [
-        "prefpoe",
-        "4",
-        "110.50",
-        "7640.00",
-        "191.00",
-        "0.04",
-        "–",
-        "0.096",
-    ]
+    assert matched == ["ppo-matched", "1", "–", "–", "95.50", *["–"] * 4]
+    values = ["3.00", "3.00", "110.50", "7640.00", "191.00", "0.04", "0.096"]
+    assert [cell.split(" [")[0] for cell in prefpoe] == ["prefpoe", "4", *values]
     assert "Ant-v4-experts" not in report.make_tables({"Ant-v4": evaluation_rows(ppo=[1])}, {"Ant-v4": curves[:200]})
 
 
