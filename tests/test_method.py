@@ -442,21 +442,23 @@ def test_without_guidance_the_acting_variance_is_a_share_of_the_preferences(cont
     """s_f^2 = (1 - alpha w_pref / w_cons) s_p^2, where ent_coef = -alpha w_pref balances what L_pref and L_cons add."""
     args = continuous.Args(fusion=fusion, alpha=0.3, w_pref=0.2, w_cons=0.1, ent_coef=-0.06)
 
-    def policies_of(log_sigma):
-        return [continuous.Gaussian(torch.zeros(2, 3), x.exp().expand(2, 3)) for x in log_sigma]
+    def policies_of(params):
+        numbers = torch.cat([params[:2], params[2:].exp()])  # mean, mean, sigma, sigma
+        return [continuous.Gaussian(*numbers[[i, i + 2], None, None].expand(2, 2, 3)) for i in (0, 1)]
 
-    def loss(log_sigma, args):
+    def loss(params, args):
         batch = continuous.Batch(None, torch.zeros(2, 3), *torch.zeros(5, 2))
-        return continuous.total_loss((*policies_of(log_sigma), torch.zeros(2)), batch, torch.tensor(1.0), args).loss
+        return continuous.total_loss((*policies_of(params), torch.zeros(2)), batch, torch.tensor(1.0), args).loss
 
-    main, pref = policies_of(descend(lambda log_sigma: loss(log_sigma, args), [-0.2, -1.0], 0.3))
+    main, pref = policies_of(descend(lambda params: loss(params, args), [0.3, -0.2, -0.2, -1.0], 0.3))
+    torch.testing.assert_close(main.mean, pref.mean)
     ratio = continuous.fuse(main, pref, args).std / pref.std
     torch.testing.assert_close(ratio**2, torch.full((2, 3), 1 - 0.3 * 0.2 / 0.1), rtol=1e-4, atol=0)
 
     args = dataclasses.replace(args, alpha=0.4, w_pref=0.2, w_cons=0.02, ent_coef=0.0)
     for start in itertools.product((-3.0, -1.0, 1.0), (-3.0, -1.0, 0.6)):
-        log_sigma = torch.tensor(start, requires_grad=True)
-        assert torch.autograd.grad(loss(log_sigma, args), log_sigma)[0][1] < 0
+        params = torch.tensor((0.0, 0.0, *start), requires_grad=True)
+        assert torch.autograd.grad(loss(params, args), params)[0][3] < 0
 
 
 @cases((CONTINUOUS, BOX, {}), (LUNARLANDER, DISCRETE, {}))
