@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["torch==2.13.0", "gymnasium[mujoco,box2d]==1.4.0", "numpy>=2.2", "tyro>=1.0", "tqdm>=4.67", "wandb>=0.31"]
+# dependencies = ["torch==2.13.0", "gymnasium[mujoco,box2d]==1.4.0", "numpy>=2.2", "tyro>=1.0", "tqdm>=4.67", "filelock>=3.16", "wandb>=0.31"]
 # ///
 """PrefPoE for discrete actions: PPO acting with a product of two policy heads (arXiv 2511.08241).
 
@@ -9,27 +9,30 @@
     python prefpoe_lunarlander.py --evaluate runs/<run>             # evaluate only
     python prefpoe_lunarlander.py --help                            # every option
 
-The main expert pi_theta and the preference expert pi_p share one backbone. Actions come from their
-product pi_f ~ pi_theta * pi_p^lambda, PPO trains that product, and the preference is trained to put
-its mass on actions of high advantage. Read on from `Args` to `main`, whose loop is Algorithm 1.
+The main expert pi_theta and the preference expert pi_p share one backbone. Actions come from their product, the fused
+policy pi_f ~ pi_theta pi_p^lambda; PPO trains pi_f, and pi_p is trained to put its mass on actions of high advantage.
+Read on to the last line of `main`, whose loop is Algorithm 1: that is all of PrefPoE. Then comes how it is done.
 """
 
-import csv
-import difflib
-import importlib.util
+from __future__ import annotations
+
+import copy
+import importlib
 import io
 import json
 import math
 import os
-import platform
 import re
 import signal
 import sys
 import time
 import warnings
+from collections import namedtuple
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from importlib.metadata import distributions
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, make_dataclass, replace
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
@@ -37,6 +40,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 import tyro
+from filelock import FileLock, Timeout
 from torch import nn
 from torch.func import functional_call, grad_and_value
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
@@ -44,122 +48,444 @@ from tqdm import tqdm
 
 
 @dataclass
-class Args:
-    env_id: str = "LunarLander-v3"
-    """Gymnasium id of an environment with a Discrete action space"""
-    seed: int = 1
-    """seed of the environments, the initial weights and the action noise"""
-    total_timesteps: int = 1_000_000
-    """environment steps to train for, over all environments"""
-    exp_name: str = Path(__file__).stem
-    """name of the experiment, part of the run's name"""
-    run_name: str = ""
-    """folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>)"""
-    resume: str = ""
-    """run folder to go on with; every other argument then comes from its config.json"""
-    evaluate: str = ""
-    """run folder or checkpoint to evaluate, without training"""
-    cuda: bool = False
-    """update on the GPU (acting stays on the CPU, where a network of this size is faster)"""
-    compile: bool = True
-    """compile the update with torch.compile; without a C++ compiler it runs eagerly"""
+class Run:
+    env_id: str = "LunarLander-v3"  # Gymnasium id of the environment
+    seed: int = 1  # seed of training: environments, initial weights, noise; evaluations are always on the same episodes
+    total_timesteps: int = 1_000_000  # environment steps to train for, over all environments
+    exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
+    run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>-<pid>)
+    resume: str | None = None  # run folder to go on with; every other argument then comes from its config.json
+    evaluate: str | None = None  # run folder or checkpoint to evaluate, without training
+    cuda: bool = False  # update on the GPU (acting stays on the CPU, where a network of this size is faster)
+    compile: bool = True  # compile the update with torch.compile; without a C++ compiler it runs eagerly
 
-    learning_rate: float = 3e-4
-    """Adam's learning rate"""
-    anneal_lr: bool = True
-    """let the learning rate fall linearly to 0"""
-    num_envs: int = 1
-    """environments stepped in turn"""
-    num_steps: int = 2048
-    """steps in each environment between two updates"""
-    gamma: float = 0.99
-    """discount factor"""
-    gae_lambda: float = 0.95
-    """lambda of generalized advantage estimation"""
-    num_minibatches: int = 32
-    """minibatches an epoch"""
-    update_epochs: int = 10
-    """passes over each batch"""
-    clip_coef: float = 0.2
-    """epsilon of the clipped surrogate and of the clipped value loss"""
-    ent_coef: float = 0.0
-    """weight of the entropy bonus of the acting policy"""
-    vf_coef: float = 0.5
-    """weight of the value loss"""
-    max_grad_norm: float = 0.5
-    """largest norm of the gradient"""
-    norm_obs: bool = False
-    """normalise observations by running statistics and clip them to +-10"""
-    norm_reward: bool = False
-    """divide rewards by the running std of the discounted return and clip them to +-10"""
 
-    fusion: Literal["poe", "linear", "none"] = "poe"
-    """act with the product of the experts, with their average, or with the main expert alone"""
-    lambda_pref: float = 1.0
-    """lambda, the weight of the preference in the fusion"""
-    beta1: float = 0.2
-    """beta_1, the weight of the advantages in L_pref; the literature uses 0.1 to 0.4"""
-    alpha: float = 0.2
-    """alpha, the weight of the preference's entropy in L_pref; 0.1 to 0.4"""
-    w_pref: float = 0.05
-    """weight of L_pref in the total loss; 0.005 to 0.2"""
-    w_cons: float = 0.1
-    """weight of L_cons, the KL from the fused policy to the preference; 0.02 to 0.2"""
-    anneal_pref: bool = False
-    """let alpha and w_cons fall linearly to 0"""
-    advantage_noise: float = 0.0
-    """std of the Gaussian noise added to the advantages that the preference sees"""
+@dataclass
+class PPO:
+    learning_rate: float = 3e-4  # Adam's learning rate
+    anneal_lr: bool = True  # let the learning rate fall linearly to 0
+    num_envs: int = 1  # environments stepped in turn
+    num_steps: int = 2048  # steps in each environment between two updates
+    gamma: float = 0.99  # discount factor
+    gae_lambda: float = 0.95  # lambda of generalized advantage estimation
+    num_minibatches: int = 32  # minibatches an epoch
+    update_epochs: int = 10  # passes over each batch
+    clip_coef: float = 0.2  # epsilon of the clipped surrogate and of the clipped value loss
+    ent_coef: float = 0.0  # weight of the entropy bonus
+    vf_coef: float = 0.5  # weight of the value loss
+    max_grad_norm: float = 0.5  # largest norm of the gradient
+    norm_obs: bool = False  # normalise observations by running statistics and clip them to +-10
+    norm_reward: bool = False  # divide rewards by the running std of the discounted return and clip them to +-10
 
-    eval_every: int = 25
-    """iterations between two evaluations of the deterministic policy, 3 episodes each (0: never)"""
-    eval_episodes: int = 10
-    """episodes of the evaluation at the end"""
-    eval_deterministic: bool = True
-    """evaluate the mode of the policy rather than samples of it"""
-    checkpoint_every: int = 10
-    """iterations between two checkpoints"""
-    capture_video: bool = False
-    """record the episodes of the evaluation at the end as mp4 (needs moviepy)"""
-    track: bool = False
-    """log to Weights & Biases"""
-    wandb_project_name: str = "prefpoe"
-    """project on Weights & Biases; group and tags come from WANDB_RUN_GROUP and WANDB_TAGS"""
-    wandb_entity: str | None = None
-    """team on Weights & Biases"""
+
+@dataclass
+class Preference:
+    fusion: Literal["poe", "linear", "none"] = "poe"  # pi_f: the experts' product, their average, or pi_theta alone
+    lambda_pref: float = 1.0  # lambda, the weight of the preference in the fusion
+    lambda_schedule: Literal["constant", "falling", "rising", "guided"] = "constant"  # guided: by explained variance
+    beta1: float = 0.2  # beta_1, the weight of the advantages in L_pref; the literature uses 0.1 to 0.4
+    alpha: float = 0.2  # alpha, the weight of the preference's entropy in L_pref; 0.1 to 0.4
+    w_pref: float = 0.05  # weight of L_pref in the total loss; 0.005 to 0.2
+    w_cons: float = 0.1  # weight of L_cons, the KL from the fused policy to the preference; 0.02 to 0.2
+    anneal_pref: bool = False  # let alpha and w_cons fall linearly to 0
+    advantage_noise: float = 0.0  # std of the Gaussian noise added to the advantages that the preference sees
+
+
+@dataclass
+class Logging:
+    eval_every: int = 25  # iterations between two evaluations of the policy's mode, 3 episodes each (0: never)
+    eval_episodes: int = 10  # episodes of the evaluation at the end
+    eval_deterministic: bool = True  # evaluate the mode of the policy rather than samples of it
+    capture_video: bool = False  # film the evaluation at the end as mp4 (needs moviepy)
+    video_episodes: int = 1  # episodes to film
+    checkpoint_every: int = 10  # iterations between two checkpoints
+    track: bool = False  # log to Weights & Biases
+    wandb_project_name: str = "prefpoe"  # project there; group and tags come from WANDB_RUN_GROUP and WANDB_TAGS
+    wandb_entity: str | None = None  # team there
+
+
+@dataclass
+class Args(Logging, Preference, PPO, Run):
+    """Every option; --help shows them in these groups."""
+
+    @property
+    def batch_size(self) -> int:
+        return self.num_envs * self.num_steps
+
+    @property
+    def num_iterations(self) -> int:
+        return self.total_timesteps // self.batch_size
+
+
+class Categorical(NamedTuple):
+    """Distribution over n actions by its logits, (batch, n), which need not be normalised."""
+
+    logits: torch.Tensor
+
+    @property
+    def log_p(self) -> torch.Tensor:
+        """log p of each action: (batch, n), of a tensor or of a numpy array."""
+        if isinstance(self.logits, np.ndarray):
+            return self.logits - np.logaddexp.reduce(self.logits, axis=-1, keepdims=True)
+        return self.logits.log_softmax(-1)
+
+    def log_prob(self, action: torch.Tensor) -> torch.Tensor:
+        """log p(a) of actions (batch,): (batch,)."""
+        return self.log_p.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self) -> torch.Tensor:
+        """-sum_a p log p: (batch,)."""
+        return -(self.log_p.exp() * self.log_p).sum(-1)
+
+    def kl(self, other: Categorical) -> torch.Tensor:
+        """KL(self || other) in closed form: (batch,)."""
+        return (self.log_p.exp() * (self.log_p - other.log_p)).sum(-1)
+
+    @property
+    def std(self) -> torch.Tensor:
+        """Standard deviation of each component of the one-hot action: (batch, n)."""
+        return (self.log_p.exp() * -self.log_p.expm1()).clip(min=0).sqrt()
+
+
+def fuse(main: Categorical, pref: Categorical, args: Args) -> Categorical:
+    """The fused policy pi_f, of tensors in the losses and of numpy arrays in acting.
+
+    poe:     pi_f ~ pi_theta pi_p^lambda, that is log pi_f = log pi_theta + lambda log pi_p + const.
+    linear:  probabilities averaged with weights 1 : lambda, the contrast.
+    none:    the main expert alone.
+    """
+    if args.fusion == "none":
+        return main
+    if args.fusion == "linear":
+        xp = np if isinstance(main.logits, np.ndarray) else torch
+        largest = xp.maximum(main.log_p, pref.log_p)  # taken out, so that no exp of a small log underflows
+        average = xp.exp(main.log_p - largest) + args.lambda_pref * xp.exp(pref.log_p - largest)
+        return Categorical(largest + xp.log(average))
+    return Categorical(main.logits + args.lambda_pref * pref.logits)
+
+
+class Agent(nn.Module):
+    """One backbone with three heads: main expert pi_theta, preference expert pi_p, and value."""
+
+    def __init__(self, obs_dim: int, action_space: gym.spaces.Discrete):
+        super().__init__()
+        self.backbone = make_backbone(obs_dim)
+        self.critic = layer_init(nn.Linear(64, 1), 1.0)
+        self.actor_logits = layer_init(nn.Linear(64, int(action_space.n)), 0.01)
+        self.preference_logits = layer_init(nn.Linear(64, int(action_space.n)), 0.01)
+
+    def forward(self, obs: torch.Tensor) -> tuple[Categorical, Categorical, torch.Tensor]:
+        """obs (batch, obs_dim) -> main expert, preference expert, value (batch,)."""
+        hidden = self.backbone(obs)
+        main, pref = Categorical(self.actor_logits(hidden)), Categorical(self.preference_logits(hidden))
+        return main, pref, self.critic(hidden).squeeze(-1)
+
+
+# One iteration's data, each (batch, ...): log_prob is of the policy that acted, A_norm what L_pref weighs actions by.
+Batch = namedtuple("Batch", "obs action log_prob value advantage returns A_norm")
+# Means over a minibatch; `loss` is what is minimised.
+Losses = namedtuple("Losses", "loss policy_loss value_loss approx_kl clipfrac pref_loss cons_loss")
+
+
+def normalized(advantage: torch.Tensor) -> torch.Tensor:
+    """Mean 0, std 1: over a minibatch for the surrogate, as PPO does, and over the whole batch for L_pref (A_norm)."""
+    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+
+
+def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, ...]:
+    """Clipped surrogate + vf_coef * clipped value loss - ent_coef * entropy (Schulman et al. 2017).
+
+    `policy` is the one that acts, at new weights. Returns that sum and its parts: policy_loss,
+    value_loss, approx_kl (the k3 estimator of Schulman 2020), clipfrac.
+    """
+    log_ratio = policy.log_prob(batch.action) - batch.log_prob
+    ratio, advantage = log_ratio.exp(), normalized(batch.advantage)
+    clipped_ratio = ratio.clip(1 - args.clip_coef, 1 + args.clip_coef)
+    policy_loss = -torch.min(advantage * ratio, advantage * clipped_ratio).mean()
+
+    clipped_value = batch.value + (value - batch.value).clip(-args.clip_coef, args.clip_coef)
+    value_loss = 0.5 * torch.max((value - batch.returns) ** 2, (clipped_value - batch.returns) ** 2).mean()
+
+    loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * policy.entropy().mean()
+    clipfrac = ((ratio - 1).abs() > args.clip_coef).float().mean()
+    return loss, policy_loss, value_loss, (ratio - 1 - log_ratio).mean(), clipfrac
+
+
+def preference_loss(pref, action: torch.Tensor, A_norm: torch.Tensor, beta1: float, alpha: float) -> torch.Tensor:
+    """L_pref = -beta_1 E[A_norm log pi_p(a|s)] - alpha E[H(pi_p)].
+
+    Theorem 1: where the actions are drawn from pi_p itself, the fixed point is the Boltzmann
+    distribution ~ exp(beta_1 A / alpha). Here pi_f draws them, so that holds only approximately.
+    """
+    return -beta1 * (A_norm * pref.log_prob(action)).mean() - alpha * pref.entropy().mean()
+
+
+def total_loss(agent_output: tuple, batch: Batch, args: Args) -> Losses:
+    """L_total = L_PPO(pi_f) + w_pref L_pref + w_cons L_cons, with L_cons = E[KL(pi_f || pi_p)].
+
+    The gradient of L_cons reaches both experts; on pi_f it acts as an entropy bonus.
+    """
+    main, pref, value = agent_output
+    fused = fuse(main, pref, args)
+    loss, *ppo_parts = ppo_loss(fused, value, batch, args)
+    pref_loss = preference_loss(pref, batch.action, batch.A_norm, args.beta1, args.alpha)
+    cons_loss = fused.kl(pref).mean()
+    return Losses(loss + args.w_pref * pref_loss + args.w_cons * cons_loss, *ppo_parts, pref_loss, cons_loss)
+
+
+def gae(rewards, values, next_values, terminated, done, gamma: float, gae_lambda: float) -> np.ndarray:
+    """Generalized advantage estimation (Schulman et al. 2016); all arrays (num_steps, num_envs).
+
+    delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t);  A_t = delta_t + gamma lambda A_t+1
+    s'_t is the state that really followed, at an episode's end its final observation: only a
+    termination zeroes the bootstrap, and no sum runs across an episode's end.
+    """
+    advantages = rewards + gamma * np.where(terminated, 0.0, next_values) - values
+    decay = np.where(done, 0.0, gamma * gae_lambda)
+    for t in reversed(range(len(rewards) - 1)):
+        advantages[t] += decay[t] * advantages[t + 1]
+    return advantages
+
+
+def scheduled(args: Args, iteration: int, trust: float) -> Args:
+    """The arguments of one iteration: those named in SCHEDULED change over training.
+
+    `trust`, the running mean of the critic's explained variance, is what a guided lambda follows.
+    """
+    remaining = 1 - (iteration - 1) / args.num_iterations  # falls from 1 to 0
+    lr, pref = (remaining if anneal else 1.0 for anneal in (args.anneal_lr, args.anneal_pref))
+    fusion = {"constant": 1.0, "falling": remaining, "rising": 1 - remaining, "guided": trust}[args.lambda_schedule]
+    now = dict(alpha=args.alpha * pref, w_cons=args.w_cons * pref, lambda_pref=args.lambda_pref * fusion)
+    return replace(args, learning_rate=args.learning_rate * lr, **now)
+
+
+SCHEDULED = ("learning_rate", "alpha", "w_cons", "lambda_pref")
+
+
+def main(args: Args) -> int:
+    """Train, or only evaluate; returns the exit code. The loop is Algorithm 1."""
+    learner, progress = make_learner(args)
+    if args.evaluate:
+        return evaluate_only(learner, progress, args)
+    agent, params, adam, obs_stats, return_stats, rng = learner
+    envs, log, step = VecEnv(args.env_id, args.num_envs), Log(learner, progress, args), make_step(agent, args)
+    obs, discounted = first_obs(envs, obs_stats, progress["iteration"], args), np.zeros(args.num_envs)
+    for iteration in range(progress["iteration"] + 1, args.num_iterations + 1):  # Algorithm 1
+        now = scheduled(args, iteration, progress["trust"])
+        rollout, obs, episodes = collect(envs, obs, numpy_policy(agent, now), obs_stats, rng, now)
+        rewards = scale_rewards(rollout.reward, rollout.done, return_stats, discounted, now.gamma)
+        batch, diagnostics = make_batch(agent, rollout, rewards, rng, now)
+        losses = update(step, params, adam, batch, rng, now)
+        progress["trust"] += 0.1 * (min(max(0.0, diagnostics["explained_variance"]), 1.0) - progress["trust"])
+        log.end_iteration(iteration, episodes, losses, diagnostics, now)
+    return log.end_run(scheduled(args, args.num_iterations, progress["trust"]))
+
+
+# Transitions, each (num_steps, num_envs, ...); obs and next_obs as the network sees them.
+Rollout = namedtuple("Rollout", "obs action reward next_obs terminated done")
+
+
+def collect(envs: VecEnv, obs: np.ndarray, act: Callable, obs_stats, rng, args: Args) -> tuple:
+    """Act for `num_steps` steps from `obs` (num_envs, obs_dim), as the network sees it.
+
+    Returns the rollout, the observation to go on from, and (return, length) in the environment's own
+    rewards of each episode that ended.
+    """
+    noise = sample_noise(rng, (args.num_steps, args.num_envs), envs.single_action_space)
+    steps, episodes = [], []
+    for t in range(args.num_steps):
+        action = act(obs, noise[t])
+        raw_obs, *outcome, info = envs.step(clip_action(action, envs.action_space))
+        new_obs = next_obs = observe(raw_obs, obs_stats, update=True)
+        if info["final_obs"]:
+            next_obs = new_obs.copy()
+            for i, final_obs in info["final_obs"].items():
+                next_obs[i] = observe(final_obs[None], obs_stats, update=False)
+            episodes += info["episodes"]
+        steps.append((obs, action, next_obs, *outcome))
+        obs = new_obs
+    # Arrays are made at the end: allocated before, they leave a heap that torch's buffers fragment, 2 MB an iteration.
+    seen, action, next_obs, reward, terminated, truncated = map(np.array, zip(*steps, strict=True))
+    return Rollout(seen, action, reward, next_obs, terminated, terminated | truncated), obs, episodes
+
+
+@torch.no_grad()
+def make_batch(agent: Agent, rollout: Rollout, rewards: np.ndarray, rng, args: Args) -> tuple[Batch, dict[str, float]]:
+    """Values, log-probabilities and advantages of a whole rollout in one pass, and its diagnostics."""
+    device = next(agent.parameters()).device
+    obs, action, next_obs = (
+        torch.from_numpy(x).to(device).flatten(0, 1) for x in (rollout.obs, rollout.action, rollout.next_obs)
+    )
+    main, pref, value = agent(obs)
+    values, next_values = (x.cpu().numpy().reshape(rewards.shape) for x in (value, agent(next_obs)[-1]))
+    advantages = gae(rewards, values, next_values, rollout.terminated, rollout.done, args.gamma, args.gae_lambda)
+    advantage = torch.from_numpy(advantages.astype(np.float32)).to(device).flatten()
+    A_norm = normalized(advantage)
+    if args.advantage_noise:
+        noise = rng.normal(0.0, args.advantage_noise, len(A_norm)).astype(np.float32)
+        A_norm = A_norm + torch.from_numpy(noise).to(device)
+    fused = fuse(main, pref, args)
+    batch = Batch(obs, action, fused.log_prob(action), value, advantage, advantage + value, A_norm)
+    diagnostics = describe({"main": main, "pref": pref, "fused": fused}, batch) | {"lambda_pref": args.lambda_pref}
+    return batch, diagnostics | compare(main, pref, fused, batch)
+
+
+def update(step: Callable, params: torch.Tensor, adam: Adam, batch: Batch, rng, args: Args) -> Losses:
+    """`update_epochs` passes over the batch in shuffled minibatches; returns the mean losses."""
+    now = {name: torch.tensor(getattr(args, name), device=params.device) for name in SCHEDULED}
+    total = torch.zeros(len(Losses._fields), device=params.device)
+    for _ in range(args.update_epochs):
+        order = torch.from_numpy(rng.permutation(len(batch.obs))).to(params.device)
+        columns = [column[order].chunk(args.num_minibatches) for column in batch]
+        for minibatch in zip(*columns, strict=True):
+            total += step(params, adam, Batch(*minibatch), now)
+    return Losses(*(total / (args.update_epochs * args.num_minibatches)).tolist())
+
+
+# ======================================================================================================================
+# Below here nothing changes what is learned: how it is fast, what the environments need, and what a user needs.
+# ======================================================================================================================
+
+# All that training changes; `params` is the agent's weights as one vector. Adam: moments (num_params,), steps (1,).
+Learner = namedtuple("Learner", "agent params adam obs_stats return_stats rng")
+Adam = namedtuple("Adam", "m v t")
+
+
+def make_step(agent: Agent, args: Args) -> Callable:
+    """Build `step(params, adam, batch, now) -> losses`, in place on params and adam; `now` holds what is SCHEDULED.
+
+    Gradient, clipping and Adam (Kingma & Ba 2015) on one flat vector compile into a single graph: on one core
+    180-250 us a minibatch of 64, against 1,350-1,700 for a compiled loss with backward() and an optimizer, and
+    3,600 and more without compiling.
+    """
+    names, shapes = zip(*((name, x.shape) for name, x in agent.named_parameters()), strict=True)
+    sizes = [shape.numel() for shape in shapes]
+
+    def loss(params: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, torch.Tensor]:
+        weights = {name: x.view(shape) for name, shape, x in zip(names, shapes, params.split(sizes), strict=True)}
+        losses = total_loss(functional_call(agent, weights, (batch.obs,)), batch, args)
+        return losses.loss, torch.stack(losses)
+
+    def step(params: torch.Tensor, adam: Adam, batch: Batch, now: dict[str, torch.Tensor]) -> torch.Tensor:
+        gradient, (_, losses) = grad_and_value(loss, has_aux=True)(params, batch, replace(args, **now))
+        gradient = gradient * (args.max_grad_norm / (gradient.norm() + 1e-6)).clip(max=1.0)
+        adam.t.add_(1)  # in float64, and of shape (1,) since inductor drops in-place changes of 0-dim tensors
+        adam.m.lerp_(gradient, 1 - 0.9)
+        adam.v.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
+        m_hat, v_hat = adam.m / (1 - 0.9**adam.t).float(), adam.v / (1 - 0.999**adam.t).float()
+        params.sub_(now["learning_rate"] * m_hat / (v_hat.sqrt() + 1e-5))
+        return losses
+
+    return compiled(step, args.cuda) if args.compile else step
+
+
+def compiled(function: Callable, cuda: bool) -> Callable:
+    """torch.compile of a step, or the step itself where compiling fails, as without a compiler; tried on copies."""
+    function.__code__ = function.__code__.replace()  # torch keeps graphs by code object: each step gets its own
+    # Half the time of torch's defaults: only tensors are checked between calls, since agent and args never change,
+    # and on the CPU kernels are called from C++.
+    options = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe} | ({} if cuda else {"cpp_wrapper": True})
+    fast, chosen = torch.compile(function, fullgraph=True, dynamic=False, options=options), []
+
+    def call(*inputs):
+        if not chosen:
+            say("compiling the update, about 20 s the first time")
+            started = time.perf_counter()
+            try:
+                fast(*copy.deepcopy(inputs))
+                chosen.append(fast)
+                say(f"compiled in {time.perf_counter() - started:.0f} s")
+            except Exception as error:  # noqa: BLE001 (each backend raises its own)
+                chosen.append(function)
+                say(f"torch.compile failed, going on eagerly and slower: {str(error).strip().splitlines()[0]}")
+        return chosen[0](*inputs)
+
+    return call
+
+
+@torch.no_grad()
+def numpy_policy(agent: Agent, args: Args) -> Callable:
+    """The fused policy in numpy: torch takes 150 us for the few us of work on one observation.
+
+    Returns `act(obs, noise)`: obs (N, obs_dim) and noise from `sample_noise`, or 0 for the mode ->
+    action (N,). The network is written a second time here: whoever changes Agent.forward changes both.
+    """
+    parameters = {name: x.cpu().numpy().T for name, x in agent.named_parameters()}
+    weights = {name: np.array(x, order="C", ndmin=2) for name, x in parameters.items()}  # copies, (in, out)
+    W1, b1, W2, b2 = (weights[f"backbone.{name}"] for name in ("0.weight", "0.bias", "2.weight", "2.bias"))
+    heads = ("actor", "preference")
+    W_heads, b_heads = (np.hstack([weights[f"{head}_logits.{x}"] for head in heads]) for x in ("weight", "bias"))
+    num_actions = b_heads.shape[1] // 2
+
+    def experts(obs: np.ndarray) -> tuple[Categorical, Categorical]:
+        logits = np.tanh(np.tanh(obs.dot(W1) + b1).dot(W2) + b2).dot(W_heads) + b_heads
+        return Categorical(logits[:, :num_actions]), Categorical(logits[:, num_actions:])
+
+    def act(obs: np.ndarray, noise: np.ndarray | float) -> np.ndarray:
+        return np.argmax(fuse(*experts(obs), args).logits + noise, axis=-1)
+
+    probe = torch.linspace(-1, 1, len(W1)).to(agent.critic.weight)[None]
+    ours, truth = np.hstack(sum(experts(probe.cpu().numpy()), ())), torch.hstack(sum(agent(probe)[:-1], ())).cpu()
+    assert np.allclose(ours, truth, 1e-3, 1e-4, equal_nan=True), (
+        "numpy_policy is not what Agent.forward is: change both"
+    )
+    return act
+
+
+def sample_noise(rng: np.random.Generator, size: tuple[int, ...], action_space: gym.Space) -> np.ndarray:
+    """Gumbel noise (*size, n): the argmax of logits + noise is a sample of the policy."""
+    return rng.gumbel(size=(*size, int(action_space.n)))
+
+
+def clip_action(action: np.ndarray, action_space: gym.Space) -> np.ndarray:
+    """Discrete actions need no clipping."""
+    return action
+
+
+def make_backbone(obs_dim: int) -> nn.Sequential:
+    first, second = layer_init(nn.Linear(obs_dim, 64)), layer_init(nn.Linear(64, 64))
+    return nn.Sequential(first, nn.Tanh(), second, nn.Tanh())
+
+
+def layer_init(layer: nn.Linear, gain: float = math.sqrt(2)) -> nn.Linear:
+    """Orthogonal weights of that gain, biases 0."""
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def make_env(env_id: str, video: bool = False) -> gym.Env:
     """One environment with flat observations; exits with one line where it cannot be made, or filmed."""
+    warnings.filterwarnings("ignore", message=".*(is out of date|Overwriting existing videos).*")  # results are on -v4
     if env_id == "LunarLander-v2" and env_id not in gym.registry:
-        print("LunarLander-v2: registered as v3, which without wind is the same physics; this gymnasium has no v2")
+        say("LunarLander-v2: registered as v3, which without wind is the same physics; this gymnasium has no v2")
         v3 = gym.spec("LunarLander-v3")
         gym.register(env_id, v3.entry_point, v3.reward_threshold, max_episode_steps=v3.max_episode_steps)
     if video and sys.platform == "linux" and "DISPLAY" not in os.environ:
         os.environ.update(MUJOCO_GL=os.environ.get("MUJOCO_GL", "egl"), SDL_VIDEODRIVER="dummy")
+    problem = f"--env-id {env_id}"
     try:
-        env = gym.make(env_id, render_mode="rgb_array" if video else None, disable_env_checker=True)
-    except gym.error.DependencyNotInstalled as error:
-        fail(f"--env-id {env_id}: {error}; run pip install 'gymnasium[mujoco,box2d]==1.4.0'")
-    except (gym.error.Error, ImportError) as error:
-        near = difflib.get_close_matches(env_id, gym.registry, n=3)
-        fail(f"--env-id {env_id}: {error}" + (f" Near names: {', '.join(near)}" if near else ""))
-    if not isinstance(env.observation_space, gym.spaces.Box) or len(env.observation_space.shape) != 1:
-        env = gym.wrappers.FlattenObservation(env)
-    if video:
-        try:
+        env = gym.make(env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if video else {}))
+        if video:
+            problem = "--capture-video (needs pip install moviepy, and a renderer)"
             importlib.import_module("moviepy")
+            with suppress(AttributeError, KeyError):  # MuJoCo's default camera does not follow
+                env.unwrapped.mujoco_renderer.camera_id = env.unwrapped.model.camera("track").id
             env.reset()
-            env.render()
-        except Exception as error:  # noqa: BLE001 (each renderer raises its own)
-            fail(f"--capture-video: {error}; run pip install moviepy 'gymnasium[mujoco,box2d]==1.4.0'")
-    return env
+            np.shape(env.render())[2]
+    except Exception as error:
+        if video or isinstance(error, (gym.error.Error, ImportError)) or "MUJOCO_GL" in str(error):
+            fail(f"{problem}: {error}")
+        raise
+    flat = isinstance(env.observation_space, gym.spaces.Box) and len(env.observation_space.shape) == 1
+    return env if flat else gym.wrappers.FlattenObservation(env)
 
 
-def check_action_space(env_id: str, action_space: gym.Space) -> None:
+def check_action_space(env_id: str, space: gym.Space) -> None:
     """Exit with one line where this script's policy does not fit the action space."""
-    if not isinstance(action_space, gym.spaces.Discrete) or action_space.start != 0:
-        other = "prefpoe_continuous.py" if isinstance(action_space, gym.spaces.Box) else "another algorithm"
-        fail(f"--env-id {env_id}: this script needs a Discrete action space from 0, not {action_space}; use {other}")
+    if not isinstance(space, gym.spaces.Discrete) or space.start != 0:
+        other = "prefpoe_continuous.py" if isinstance(space, gym.spaces.Box) else "another algorithm"
+        fail(f"--env-id {env_id}: this script needs a Discrete action space from 0, not {space}; use {other}")
 
 
 class VecEnv(gym.vector.SyncVectorEnv):
@@ -170,12 +496,12 @@ class VecEnv(gym.vector.SyncVectorEnv):
     """
 
     def __init__(self, env_id: str, num_envs: int):
-        autoreset_mode = gym.vector.AutoresetMode.SAME_STEP
-        super().__init__([lambda: make_env(env_id)] * num_envs, autoreset_mode=autoreset_mode)
-        self.episode_return, self.episode_length = [0.0] * num_envs, [0] * num_envs
+        same_step = gym.vector.AutoresetMode.SAME_STEP
+        super().__init__([lambda: make_env(env_id)] * num_envs, autoreset_mode=same_step)
+        self.episode = [(0.0, 0)] * num_envs  # return and length so far
 
     def step(self, actions: np.ndarray):
-        """actions (num_envs, ...) -> obs (num_envs, obs_dim), reward, terminated, truncated, info.
+        """actions (num_envs, ...) -> obs (num_envs, obs_dim), lists of reward, terminated and truncated, info.
 
         `info["final_obs"]` maps the index of each environment whose episode ended to its last
         observation, (obs_dim,); `info["episodes"]` lists (return, length) of those episodes.
@@ -183,33 +509,33 @@ class VecEnv(gym.vector.SyncVectorEnv):
         steps, final_obs, episodes = [], {}, []
         for i, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
             obs, reward, terminated, truncated, _ = env.step(action)
-            self.episode_return[i] += float(reward)
-            self.episode_length[i] += 1
+            self.episode[i] = self.episode[i][0] + float(reward), self.episode[i][1] + 1
             if terminated or truncated:
-                final_obs[i] = obs
-                episodes.append((self.episode_return[i], self.episode_length[i]))
-                self.episode_return[i], self.episode_length[i] = 0.0, 0
-                obs, _ = env.reset()
-            steps.append((obs, float(reward), terminated, truncated))
-        return *map(np.array, zip(*steps, strict=True)), {"final_obs": final_obs, "episodes": episodes}
+                final_obs[i] = np.array(obs)  # a copy: some environments write the next one into the same buffer
+                episodes.append(self.episode[i])
+                self.episode[i], (obs, _) = (0.0, 0), env.reset()
+            steps.append((obs, float(reward), bool(terminated), bool(truncated)))
+        obs, *outcome = zip(*steps, strict=True)
+        return np.array(obs), *outcome, {"final_obs": final_obs, "episodes": episodes}
+
+
+def first_obs(envs: VecEnv, obs_stats: RunningMeanStd, iteration: int, args: Args) -> np.ndarray:
+    """Of environments seeded anew after that many iterations: (num_envs, obs_dim)."""
+    seeds = np.random.SeedSequence((args.seed, iteration)).generate_state(args.num_envs) // 4  # evaluation's: >= 2**30
+    return observe(envs.reset(seed=seeds.tolist())[0], obs_stats, update=iteration < args.num_iterations)
 
 
 class RunningMeanStd:
-    """Mean and variance of all rows seen so far (Welford 1962), in float64, updated in place.
-
-    mean and m2, the sum of squared deviations, are (1, *shape), and constants are arrays: for one row
-    numpy takes half as long where nothing is broadcast or converted.
-    """
+    """Mean and variance of all rows seen so far (Welford 1962), in float64; m2 is the sum of squared deviations."""
 
     def __init__(self, shape: tuple[int, ...], enabled: bool):
-        self.enabled = enabled
-        self.count, self.mean, self.m2 = np.array(1e-4), np.zeros((1, *shape)), np.full((1, *shape), 1e-4)
-        self.epsilon, self.limit = np.array(1e-8), np.array(10.0)
+        self.enabled, self.count = enabled, 1e-4
+        self.mean, self.m2 = np.zeros((1, *shape)), np.full((1, *shape), 1e-4)
 
     def update(self, rows: np.ndarray) -> None:
         """Take in rows (N, *shape)."""
         for row in rows[:, None]:
-            self.count[()] += 1
+            self.count += 1
             x = row - self.mean
             self.mean += x / self.count
             self.m2 += x * (row - self.mean)
@@ -218,13 +544,14 @@ class RunningMeanStd:
         """Rows (N, *shape) shifted, scaled and clipped to +-10; unchanged where not enabled."""
         if not self.enabled:
             return rows
-        x = (rows - self.mean) / np.sqrt(self.m2 / self.count + self.epsilon)
-        return np.minimum(np.maximum(x, -self.limit), self.limit)
+        return ((rows - self.mean) / np.sqrt(self.m2 / self.count + 1e-8)).clip(-10.0, 10.0)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Tensors that share memory with these arrays: count (), mean and m2 (*shape,)."""
-        arrays = dict(count=self.count, mean=self.mean[0, ...], m2=self.m2[0, ...])
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        values = dict(count=self.count, mean=self.mean[0], m2=self.m2[0])
+        return {name: torch.tensor(x, dtype=torch.float64) for name, x in values.items()}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.count, self.mean[0], self.m2[0] = (state[name].numpy() for name in ("count", "mean", "m2"))
 
 
 def observe(obs: np.ndarray, obs_stats: RunningMeanStd, update: bool) -> np.ndarray:
@@ -248,403 +575,120 @@ def scale_rewards(rewards, done, return_stats: RunningMeanStd, discounted: np.nd
     x = returns - return_stats.mean  # the statistics after each step, in one pass (Chan et al. 1979)
     total, count = np.cumsum(x.sum(1)), return_stats.count + x.shape[1] * np.arange(1, len(x) + 1)
     m2 = return_stats.m2 + np.cumsum((x * x).sum(1)) - total**2 / count
-    return_stats.count[()], return_stats.m2[:] = count[-1], m2[-1]
+    return_stats.count, return_stats.m2[:] = count[-1], m2[-1]
     return_stats.mean += total[-1] / count[-1]
-    return np.clip(rewards / np.sqrt(m2 / count + 1e-8)[:, None], -10.0, 10.0)
+    return (rewards / np.sqrt(m2 / count + 1e-8)[:, None]).clip(-10.0, 10.0)
 
 
-class Categorical(NamedTuple):
-    """Distribution over n actions; log_p (batch, n) is normalised."""
-
-    log_p: torch.Tensor
-
-    def log_prob(self, action: torch.Tensor) -> torch.Tensor:
-        """log p(a) of actions (batch,): (batch,)."""
-        return self.log_p.gather(-1, action.unsqueeze(-1)).squeeze(-1)
-
-    def entropy(self) -> torch.Tensor:
-        """-sum_a p log p: (batch,)."""
-        return -(self.log_p.exp() * self.log_p).sum(-1)
-
-    def kl(self, other: "Categorical") -> torch.Tensor:
-        """KL(self || other) in closed form: (batch,)."""
-        return (self.log_p.exp() * (self.log_p - other.log_p)).sum(-1)
-
-    def distance(self, other: "Categorical") -> torch.Tensor:
-        """Total variation, the share of probability placed differently: (batch,)."""
-        return 0.5 * (self.log_p.exp() - other.log_p.exp()).abs().sum(-1)
-
-    @property
-    def std(self) -> torch.Tensor:
-        """Standard deviation of each component of the one-hot action: (batch, n)."""
-        return (self.log_p.exp() * -self.log_p.expm1()).clamp(min=0).sqrt()
+def describe(policies: dict, batch: Batch) -> dict[str, float]:
+    """Mean entropy, sigma and tr Sigma of each policy on a batch's states, ; how good the critic is."""
+    columns = {"explained_variance": 1 - (batch.returns - batch.value).var() / batch.returns.var()}
+    for name, policy in policies.items():
+        columns[f"entropy_{name}"], columns[f"sigma_{name}"] = policy.entropy().mean(), policy.std.mean()
+        columns[f"trace_{name}"] = policy.std.square().sum(-1).mean()
+    return {name: x.item() for name, x in columns.items()}
 
 
-def layer_init(layer: nn.Linear, gain: float = math.sqrt(2)) -> nn.Linear:
-    """Orthogonal weights of that gain, biases 0."""
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-class Agent(nn.Module):
-    """One backbone with three heads: main expert pi_theta, preference expert pi_p, and value."""
-
-    def __init__(self, obs_dim: int, action_space: gym.spaces.Discrete):
-        super().__init__()
-        first, second = layer_init(nn.Linear(obs_dim, 64)), layer_init(nn.Linear(64, 64))
-        self.backbone = nn.Sequential(first, nn.Tanh(), second, nn.Tanh())
-        self.critic = layer_init(nn.Linear(64, 1), 1.0)
-        self.actor_logits = layer_init(nn.Linear(64, int(action_space.n)), 0.01)
-        self.preference_logits = layer_init(nn.Linear(64, int(action_space.n)), 0.01)
-        self.action_range = 1.0  # of a probability
-
-    def forward(self, obs: torch.Tensor) -> tuple[Categorical, Categorical, torch.Tensor]:
-        """obs (batch, obs_dim) -> main expert, preference expert, value (batch,)."""
-        hidden = self.backbone(obs)
-        main = Categorical(self.actor_logits(hidden).log_softmax(-1))
-        pref = Categorical(self.preference_logits(hidden).log_softmax(-1))
-        return main, pref, self.critic(hidden).squeeze(-1)
-
-
-def fuse(main: Categorical, pref: Categorical, args: Args) -> Categorical:
-    """The policy that acts, pi_f, with weight lambda.
-
-    poe:     log pi_f = log pi_theta + lambda log pi_p, renormalised over the actions.
-    linear:  probabilities averaged with weights 1 : lambda, the contrast.
-    none:    the main expert alone.
-    """
-    if args.fusion == "none":
-        return main
-    if args.fusion == "linear":
-        log_lambda = math.log(args.lambda_pref) if args.lambda_pref else -math.inf
-        return Categorical(torch.logaddexp(main.log_p, log_lambda + pref.log_p) - math.log1p(args.lambda_pref))
-    return Categorical((main.log_p + args.lambda_pref * pref.log_p).log_softmax(-1))
-
-
-class Batch(NamedTuple):
-    """One iteration's data, each (batch, ...); log_prob is that of the policy that acted."""
-
-    obs: torch.Tensor
-    action: torch.Tensor
-    log_prob: torch.Tensor
-    value: torch.Tensor
-    advantage: torch.Tensor
-    returns: torch.Tensor
-    A_norm: torch.Tensor
-
-
-class Losses(NamedTuple):
-    """Scalars of one minibatch; `loss` is what is minimised."""
-
-    loss: torch.Tensor
-    policy_loss: torch.Tensor
-    value_loss: torch.Tensor
-    approx_kl: torch.Tensor
-    clipfrac: torch.Tensor
-    pref_loss: torch.Tensor
-    cons_loss: torch.Tensor
-
-
-def normalized(advantage: torch.Tensor) -> torch.Tensor:
-    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-
-
-def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, ...]:
-    """Clipped surrogate + vf_coef * clipped value loss - ent_coef * entropy (Schulman et al. 2017).
-
-    `policy` is the one that acts, at new weights. Returns that sum and its parts: policy_loss,
-    value_loss, approx_kl (the k3 estimator of Schulman 2020), clipfrac.
-    """
-    log_ratio = policy.log_prob(batch.action) - batch.log_prob
-    ratio, advantage = log_ratio.exp(), normalized(batch.advantage)
-    clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-    policy_loss = -torch.min(advantage * ratio, advantage * clipped_ratio).mean()
-
-    clipped_value = batch.value + (value - batch.value).clamp(-args.clip_coef, args.clip_coef)
-    value_loss = 0.5 * torch.max((value - batch.returns) ** 2, (clipped_value - batch.returns) ** 2).mean()
-
-    loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * policy.entropy().mean()
-    clipfrac = ((ratio - 1).abs() > args.clip_coef).float().mean()
-    return loss, policy_loss, value_loss, (ratio - 1 - log_ratio).mean(), clipfrac
-
-
-def preference_loss(pref, action, A_norm, beta1: float, alpha: float | torch.Tensor) -> torch.Tensor:
-    """L_pref = -beta_1 E[A_norm log pi_p(a|s)] - alpha E[H(pi_p)].
-
-    Theorem 1: where the actions are drawn from pi_p itself, the fixed point is the Boltzmann
-    distribution ~ exp(beta_1 A / alpha). Here pi_f draws them, so that holds only approximately.
-    """
-    return -beta1 * (A_norm * pref.log_prob(action)).mean() - alpha * pref.entropy().mean()
-
-
-def total_loss(agent_output: tuple, batch: Batch, anneal_pref: torch.Tensor, args: Args) -> Losses:
-    """L_total = L_PPO(pi_f) + w_pref L_pref + w_cons L_cons, with L_cons = E[KL(pi_f || pi_p)].
-
-    The gradient of L_cons reaches both experts; on pi_f it acts as an entropy bonus. Gaussian experts
-    that the advantages tell nothing settle at s_f^2 = (1 - alpha w_pref / w_cons) s_p^2, where the two
-    terms are worth an entropy bonus of weight alpha w_pref; if alpha w_pref >= w_cons, s_p only grows.
-    """
-    main, pref, value = agent_output
-    fused = fuse(main, pref, args)
-    loss, *ppo_parts = ppo_loss(fused, value, batch, args)
-    pref_loss = preference_loss(pref, batch.action, batch.A_norm, args.beta1, args.alpha * anneal_pref)
-    cons_loss = fused.kl(pref).mean()
-    loss = loss + args.w_pref * pref_loss + args.w_cons * anneal_pref * cons_loss
-    return Losses(loss, *ppo_parts, pref_loss, cons_loss)
-
-
-def gae(rewards, values, next_values, terminated, done, gamma: float, gae_lambda: float) -> np.ndarray:
-    """Generalized advantage estimation (Schulman et al. 2016); all arrays (num_steps, num_envs).
-
-    delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t);  A_t = delta_t + gamma lambda A_t+1
-    s'_t is the state that really followed, at an episode's end its final observation: only a
-    termination zeroes the bootstrap, and no sum runs across an episode's end.
-    """
-    advantages = rewards + gamma * ~terminated * next_values - values
-    decay = gamma * gae_lambda * ~done
-    for t in reversed(range(len(rewards) - 1)):
-        advantages[t] += decay[t] * advantages[t + 1]
-    return advantages
-
-
-def numpy_policy(agent: Agent, args: Args) -> Callable:
-    """The acting policy in numpy: torch takes 150 us for the few us of work in one observation.
-
-    Returns `act(obs, noise)`: obs (N, obs_dim) and noise from `sample_noise`, or 0 for the mode ->
-    action (N,).
-    """
-    parameters = {name: value.detach().cpu().numpy().T for name, value in agent.named_parameters()}
-    weights = {name: np.array(value, order="C", ndmin=2) for name, value in parameters.items()}  # copies, (in, out)
-    (W1, b1), (W2, b2), (W_main, b_main), (W_pref, b_pref) = (
-        (weights[f"{layer}.weight"], weights[f"{layer}.bias"])
-        for layer in ("backbone.0", "backbone.2", "actor_logits", "preference_logits")
-    )
-
-    def act(obs: np.ndarray, noise: np.ndarray | float) -> np.ndarray:
-        hidden = np.tanh(np.tanh(obs.dot(W1) + b1).dot(W2) + b2)
-        main, pref = hidden.dot(W_main) + b_main, hidden.dot(W_pref) + b_pref
-        if args.fusion == "linear":
-            main, pref = (x - np.logaddexp.reduce(x, axis=-1, keepdims=True) for x in (main, pref))
-            log_lambda = math.log(args.lambda_pref) if args.lambda_pref else -math.inf
-            return np.argmax(np.logaddexp(main, log_lambda + pref) + noise, axis=-1)
-        return np.argmax(main + (args.lambda_pref * pref if args.fusion == "poe" else 0) + noise, axis=-1)
-
-    return act
-
-
-def sample_noise(rng: np.random.Generator, size: tuple[int, ...], action_space: gym.Space) -> np.ndarray:
-    """Gumbel noise (*size, n): the argmax of log p + noise is a sample of p."""
-    return rng.gumbel(size=(*size, int(action_space.n)))
-
-
-def clip_action(action: np.ndarray, action_space: gym.Space) -> np.ndarray:
-    """Discrete actions need no clipping."""
-    return action
-
-
-class Rollout(NamedTuple):
-    """Transitions, each (num_steps, num_envs, ...); obs and next_obs as the network sees them."""
-
-    obs: np.ndarray
-    action: np.ndarray
-    reward: np.ndarray
-    next_obs: np.ndarray
-    terminated: np.ndarray
-    done: np.ndarray
-
-
-def collect(envs: VecEnv, obs: np.ndarray, act: Callable, obs_stats, rng, args: Args) -> tuple[Rollout, list]:
-    """Act for `num_steps` steps from `obs` (num_envs, obs_dim), which continues in `rollout.next_obs`.
-
-    Returns the rollout and (return, length) of each episode that ended, in the environment's rewards.
-    """
-    noise = sample_noise(rng, (args.num_steps, args.num_envs), envs.single_action_space)
-    steps, episodes = [], []
-    for t in range(args.num_steps):
-        action = act(obs, noise[t])
-        raw_obs, *outcome, info = envs.step(clip_action(action, envs.action_space))
-        new_obs = next_obs = observe(raw_obs, obs_stats, update=True)
-        if info["final_obs"]:
-            next_obs = new_obs.copy()
-            for i, final_obs in info["final_obs"].items():
-                next_obs[i] = observe(final_obs[None], obs_stats, update=False)
-            episodes += info["episodes"]
-        steps.append((obs, action, next_obs, *outcome))
-        obs = new_obs
-    # Arrays are made at the end: allocated before, they leave a heap that torch's buffers fragment, 2 MB an iteration.
-    seen, action, next_obs, reward, terminated, truncated = map(np.array, zip(*steps, strict=True))
-    return Rollout(seen, action, reward, next_obs, terminated, terminated | truncated), obs, episodes
-
-
-@torch.no_grad()
-def make_batch(agent: Agent, rollout: Rollout, rewards: np.ndarray, rng, args: Args) -> tuple[Batch, dict]:
-    """Values, log-probabilities and advantages of a whole rollout in one pass, and its diagnostics."""
-    device = next(agent.parameters()).device
-    obs, action, next_obs = (
-        torch.from_numpy(x).to(device).flatten(0, 1) for x in (rollout.obs, rollout.action, rollout.next_obs)
-    )
-    main, pref, value = agent(obs)
-    values, next_values = (x.cpu().numpy().reshape(rewards.shape) for x in (value, agent(next_obs)[-1]))
-    advantages = gae(rewards, values, next_values, rollout.terminated, rollout.done, args.gamma, args.gae_lambda)
-    advantage = torch.from_numpy(advantages.astype(np.float32)).to(device).flatten()
-    A_norm = normalized(advantage)
-    if args.advantage_noise:
-        noise = rng.normal(0.0, args.advantage_noise, len(A_norm)).astype(np.float32)
-        A_norm = A_norm + torch.from_numpy(noise).to(device)
-    fused = fuse(main, pref, args)
-    batch = Batch(obs, action, fused.log_prob(action), value, advantage, advantage + value, A_norm)
-    return batch, diagnostics(main, pref, fused, batch, agent.action_range)
-
-
-def diagnostics(main, pref, fused, batch: Batch, action_range) -> dict[str, float]:
+def compare(main, pref, fused, batch: Batch) -> dict[str, float]:
     """How the experts stand to each other on the states of a batch, before its update.
 
     variance_reduced is the share of states where tr S_f < min(tr S_theta, tr S_p); with lambda < 1
     the product need not be sharper than the preference. guidance is corr(A_norm, log pi_p(a|s)).
     """
-    row, trace = {}, {}
-    for name, policy in {"main": main, "pref": pref, "fused": fused}.items():
-        trace[name] = policy.std.square().sum(-1)
-        row[f"entropy_{name}"] = policy.entropy().mean()
-        row[f"sigma_{name}"] = policy.std.mean()
-        row[f"trace_{name}"] = trace[name].mean()
-    row["variance_reduced"] = (trace["fused"] < torch.min(trace["main"], trace["pref"])).float().mean()
-    row["kl_fused_pref"] = fused.kl(pref).mean()
-    row["kl_fused_main"] = fused.kl(main).mean()
-    row["mean_difference"] = (main.distance(pref) / action_range).mean()
-    row["guidance"] = torch.corrcoef(torch.stack([batch.A_norm, pref.log_prob(batch.action)]))[0, 1]
-    row["explained_variance"] = 1 - (batch.returns - batch.value).var() / batch.returns.var()
-    return {name: value.item() for name, value in row.items()}
-
-
-class Adam(NamedTuple):
-    """Adam's moments for all parameters as one vector, (num_params,), and its step count t."""
-
-    m: torch.Tensor
-    v: torch.Tensor
-    t: torch.Tensor
-
-
-def make_step(agent: Agent, args: Args) -> Callable:
-    """Build `step(params, adam, batch, lr, anneal_pref) -> losses`, in place on params and adam.
-
-    Gradient, clipping and Adam (Kingma & Ba 2015) on one flat vector of parameters compile into a
-    single graph, several times as fast as backward() and an optimizer.
-    """
-    names, sizes = [], []
-    for name, value in agent.named_parameters():
-        names.append((name, value.shape))
-        sizes.append(value.numel())
-
-    def loss(params: torch.Tensor, batch: Batch, anneal_pref: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        weights = {name: x.view(shape) for (name, shape), x in zip(names, params.split(sizes), strict=True)}
-        losses = total_loss(functional_call(agent, weights, (batch.obs,)), batch, anneal_pref, args)
-        return losses.loss, torch.stack(losses)
-
-    def step(params, adam: Adam, batch: Batch, lr: torch.Tensor, anneal_pref: torch.Tensor) -> torch.Tensor:
-        gradient, (_, losses) = grad_and_value(loss, has_aux=True)(params, batch, anneal_pref)
-        gradient = gradient * (args.max_grad_norm / (gradient.norm() + 1e-6)).clamp(max=1.0)
-        adam.t.add_(1)  # in float64, and of shape (1,) since inductor drops in-place changes of 0-dim tensors
-        adam.m.lerp_(gradient, 1 - 0.9)
-        adam.v.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
-        m_hat, v_hat = adam.m / (1 - 0.9**adam.t).float(), adam.v / (1 - 0.999**adam.t).float()
-        params.sub_(lr * m_hat / (v_hat.sqrt() + 1e-5))
-        return losses
-
-    return compiled(step, args.cuda) if args.compile else step
-
-
-def compiled(function: Callable, cuda: bool) -> Callable:
-    """torch.compile, falling back to the function itself where compiling it fails, as without a compiler."""
-    # A third less time a step than by default: between calls only tensors are checked, since agent and args never
-    # change (torch keeps graphs by code object, so each function needs one of its own); on the CPU, kernels are
-    # called from C++ and no intermediate is computed twice.
-    function.__code__ = function.__code__.replace()
-    options = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
-    if not cuda:
-        options |= {"cpp_wrapper": True, "realize_reads_threshold": 1, "realize_opcount_threshold": 2}
-    calls = [torch.compile(function, fullgraph=True, dynamic=False, options=options)]
-
-    def call(*inputs):
-        try:
-            return calls[-1](*inputs)
-        except Exception as error:
-            if calls[-1] is function:
-                raise
-            print(f"torch.compile failed, going on eagerly and slower: {str(error).strip().splitlines()[0]}")
-            calls.append(function)
-            return function(*inputs)
-
-    return call
-
-
-def update(step: Callable, params, adam: Adam, batch: Batch, lr: float, anneal: float, rng, args: Args) -> Losses:
-    """`update_epochs` passes over the batch in shuffled minibatches; returns the mean losses."""
-    lr, anneal = (torch.tensor(x, device=params.device) for x in (lr, anneal))
-    total = torch.zeros(len(Losses._fields), device=params.device)
-    for _ in range(args.update_epochs):
-        order = torch.from_numpy(rng.permutation(len(batch.obs))).to(params.device)
-        columns = [column[order].chunk(args.num_minibatches) for column in batch]
-        for minibatch in zip(*columns, strict=True):
-            total += step(params, adam, Batch(*minibatch), lr, anneal)
-    return Losses(*(total / (args.update_epochs * args.num_minibatches)).tolist())
-
-
-def evaluate(act: Callable, env: gym.Env, obs_stats: RunningMeanStd, episodes: int, args: Args, frozen=True) -> list:
-    """Returns of `episodes` episodes in the environment's own rewards, statistics frozen.
-
-    Episode k is seeded with 2**30 + k: training seeds are below 2**30. With frozen=False statistics
-    are gathered on the way, for weights that come without.
-    """
-    rng, returns = np.random.default_rng(args.seed), []
-    for episode in range(episodes):
-        obs, _ = env.reset(seed=2**30 + episode)
-        episode_return = 0.0
-        for _ in range(100_000):  # where no time limit ends an episode, the policy may never
-            noise = 0.0 if args.eval_deterministic else sample_noise(rng, (1,), env.action_space)
-            action = act(observe(obs[None], obs_stats, update=not frozen), noise)
-            obs, reward, terminated, truncated, _ = env.step(clip_action(action[0], env.action_space))
-            episode_return += float(reward)
-            if terminated or truncated:
-                break
-        returns.append(episode_return)
-    return returns
+    trace_main, trace_pref, trace_fused = (policy.std.square().sum(-1) for policy in (main, pref, fused))
+    columns = {
+        "variance_reduced": (trace_fused < torch.min(trace_main, trace_pref)).float().mean(),
+        "kl_fused_pref": fused.kl(pref).mean(),
+        "kl_fused_main": fused.kl(main).mean(),
+        "mean_difference": 0.5 * (main.log_p.exp() - pref.log_p.exp()).abs().sum(-1).mean(),
+        "guidance": torch.corrcoef(torch.stack([batch.A_norm, pref.log_prob(batch.action)]))[0, 1],
+    }
+    return {name: x.item() for name, x in columns.items()}
 
 
 def failure_signatures(row: dict[str, float], action_space: gym.Space) -> list[str]:
     """The known failures of the preference that show in a row of metrics.csv, each with the flag to turn."""
-    least_entropy = 0.05 * math.log(action_space.n)
+    least = 0.05 * math.log(action_space.n)
     signatures = {
-        "the preference's entropy is collapsing (below 5 % of log n): raise --alpha": row["entropy_pref"]
-        < least_entropy,
+        "the preference's entropy is collapsing (below 5 % of log n): raise --alpha": row["entropy_pref"] < least,
         "the experts differ on over 15 % of the probability: raise --w-cons": row["mean_difference"] > 0.15,
     }
     return [advice for advice, present in signatures.items() if present]
 
 
-def print_evaluation(returns: list[float]) -> None:
-    print(f"evaluation: mean={np.mean(returns):.2f} std={np.std(returns):.2f} episodes={len(returns)}")
+def evaluate(act: Callable, env: gym.Env, obs_stats: RunningMeanStd, episodes: int, args: Args) -> list[float]:
+    """Returns of so many episodes in the environment's own rewards; episode k is seeded with 2**30 + k.
+
+    Statistics are frozen, but for weights that come without: theirs are gathered on the way.
+    """
+    rng, returns, cut_off, gather = np.random.default_rng(args.seed), [], 0, obs_stats.count < 1
+    limit = math.inf if env.spec.max_episode_steps else 1_000  # without a time limit, a policy may never end an episode
+    bar = tqdm(unit="step", disable=None if isinstance(env, gym.wrappers.RecordVideo) else True)
+    for episode in range(episodes):
+        (obs, _), episode_return, length, ended = env.reset(seed=2**30 + episode), 0.0, 0, False
+        while not ended and length < limit:
+            noise = 0.0 if args.eval_deterministic else sample_noise(rng, (1,), env.action_space)
+            action = act(observe(obs[None], obs_stats, update=gather), noise)
+            obs, reward, terminated, truncated, _ = env.step(clip_action(action[0], env.action_space))
+            episode_return, length, ended = episode_return + float(reward), length + 1, terminated or truncated
+            bar.update()
+        returns.append(episode_return)
+        cut_off += not ended
+    bar.close()
+    if cut_off:
+        warn(f"{args.env_id} has no time limit: {cut_off} of {episodes} evaluation episodes cut off at {limit} steps")
+    return returns
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """A crash or a full disk at any moment leaves the old file or the new one, never half of one."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def final_evaluation(learner: Learner, folder: Path, args: Args) -> list[float]:
+    """Returns of --eval-episodes; with --capture-video the first --video-episodes are filmed into folder/videos."""
+    env = make_env(args.env_id, args.capture_video)
+    if args.capture_video:
+        say(f"filming into {folder}/videos, about 0.1 s a step without a GPU")
+        film = dict(name_prefix=time.strftime("%Y%m%d-%H%M%S"), episode_trigger=lambda k: k < args.video_episodes)
+        env = gym.wrappers.RecordVideo(env, f"{folder}/videos", **film)
+    returns = evaluate(numpy_policy(learner.agent, args), env, learner.obs_stats, args.eval_episodes, args)
+    env.close()
+    say(f"evaluation: mean={np.mean(returns):.2f} std={np.std(returns):.2f} episodes={len(returns)}")
+    return returns
 
 
-def save_checkpoint(folder: Path, state: dict, rng: np.random.Generator, iteration: int, seconds: float, args: Args):
-    """Write checkpoint.pt; `state` holds dicts of tensors that share memory with what training changes."""
-    progress = dict(iteration=iteration, global_step=iteration * args.num_envs * args.num_steps, seconds=seconds)
-    rngs = dict(numpy_rng=json.dumps(rng.bit_generator.state), torch_rng=torch.get_rng_state())
-    torch.save(state | progress | rngs | {"args": asdict(args)}, buffer := io.BytesIO())
+def evaluate_only(learner: Learner, progress: dict, args: Args) -> int:
+    """Evaluate a run or a checkpoint; returns the exit code."""
+    if args.norm_obs and learner.obs_stats.count < 1:
+        say("this checkpoint has no observation statistics: they are gathered on the fly")
+    path, now = Path(args.evaluate), scheduled(args, max(1, progress["iteration"]), progress["trust"])
+    final_evaluation(learner, path if path.is_dir() else path.parent, now)
+    return 0
+
+
+PROGRESS = dict(iteration=0, global_step=0, seconds=0.0, trust=0.0, id="")
+
+
+def make_learner(args: Args) -> tuple[Learner, dict]:
+    """The learner by --seed, or as --resume or --evaluate restore it, and what else a checkpoint holds."""
+    torch.set_num_threads(1)  # a network of this size is slower on more
+    torch.manual_seed(args.seed)
+    env = make_env(args.env_id, args.capture_video)
+    check_action_space(args.env_id, env.action_space)
+    agent = Agent(obs_dim := env.observation_space.shape[0], env.action_space).to("cuda" if args.cuda else "cpu")
+    params = parameters_to_vector(agent.parameters()).detach()
+    vector_to_parameters(params, agent.parameters())  # from here on, the agent's weights are views of params
+    adam = Adam(torch.zeros_like(params), torch.zeros_like(params), params.new_zeros(1, dtype=torch.float64))
+    stats = RunningMeanStd((obs_dim,), args.norm_obs), RunningMeanStd((), args.norm_reward)
+    learner = Learner(agent, params, adam, *stats, np.random.default_rng(args.seed))
+    progress = PROGRESS | {"id": os.urandom(4).hex()}
+    env.close()
+    return learner, progress | (restore(learner, args) if args.resume or args.evaluate else {})
+
+
+def save_checkpoint(folder: Path, learner: Learner, progress: dict, args: Args) -> None:
+    """Write checkpoint.pt, which torch.load(weights_only=True) reads."""
+    agent, _, adam, obs_stats, return_stats, rng = learner
+    tensors = dict(agent=agent.state_dict(), adam=adam._asdict(), torch_rng=torch.get_rng_state())
+    tensors |= dict(obs_stats=obs_stats.state_dict(), return_stats=return_stats.state_dict())
+    rest = progress | dict(numpy_rng=json.dumps(rng.bit_generator.state), args=asdict(args))
+    torch.save(tensors | rest, buffer := io.BytesIO())
     write_atomic(folder / "checkpoint.pt", buffer.getvalue())
 
 
@@ -656,107 +700,170 @@ def load_checkpoint(path: str) -> dict:
         if "agent" not in checkpoint:  # a plain state dict; the authors' critic repeats the shared backbone
             weights = {name: value for name, value in checkpoint.items() if not name.startswith("critic.0.")}
             checkpoint = {"agent": {name.replace("critic.1.", "critic."): value for name, value in weights.items()}}
-        return checkpoint | {"args": dict(checkpoint.get("args", {})), "agent": dict(checkpoint["agent"])}
-    except FileNotFoundError:
-        fail(f"--resume or --evaluate {file}: there is no such checkpoint; give a run's folder or a checkpoint")
+        return {"args": {}} | checkpoint
     except Exception as error:  # noqa: BLE001 (a damaged file raises many kinds)
-        fail(f"--resume or --evaluate {file}: no readable checkpoint, perhaps cut short ({type(error).__name__})")
+        problem = "no such file" if isinstance(error, FileNotFoundError) else "not readable, perhaps cut short"
+        fail(f"--resume or --evaluate {file}: {problem} ({type(error).__name__}); give a run's folder or a checkpoint")
 
 
-def restore(state: dict, rng: np.random.Generator, args: Args) -> dict:
-    """Copy the checkpoint of --resume or --evaluate into `state` and `rng`; returns it."""
-    path = args.resume or args.evaluate
-    checkpoint = load_checkpoint(path)
-    for group in [name for name in state if name in checkpoint]:
-        if difference := state[group].keys() ^ checkpoint[group].keys():
-            names = ", ".join(sorted(difference))
-            fail(f"--resume or --evaluate {path} is of another script: only one of the two has {names}")
-        for name, tensor in state[group].items():
-            if (shape := checkpoint[group][name].shape) != tensor.shape:
-                sizes = f"{name} is {tuple(shape)} there and {tuple(tensor.shape)} here"
-                fail(f"--evaluate {path} is of an environment of another shape than --env-id {args.env_id}: {sizes}")
-            tensor.data.copy_(checkpoint[group][name])
-    if args.resume:
-        if "numpy_rng" not in checkpoint:
-            fail(f"--resume {path}: its checkpoint holds only weights, which --evaluate can use")
-        rng.bit_generator.state = json.loads(checkpoint["numpy_rng"])
-        torch.set_rng_state(checkpoint["torch_rng"])
-    return checkpoint
-
-
-def run_folder(args: Args) -> Path:
-    """The folder of this run, runs/<name> for a new one; exits where there is nothing to do in it."""
-    name = args.run_name or f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}".replace("/", "_")
-    folder = Path(args.resume or args.evaluate or Path("runs") / name)
-    if args.resume and (folder / "evaluation.json").exists():
-        print(f"{folder} is finished, nothing to resume")
-        raise SystemExit(0)
-    if not args.resume and not args.evaluate and (folder / "config.json").exists():
-        fail(f"--run-name {name}: {folder} exists; give another name, or --resume {folder}")
-    return folder if folder.is_dir() or not args.evaluate else folder.parent
-
-
-def create_run(folder: Path, state: dict, rng: np.random.Generator, args: Args) -> dict:
-    """Write a first checkpoint and then config.json, with which a folder counts as a run; returns no checkpoint."""
-    names = ("torch", "gymnasium", "mujoco", "box2d", "numpy")
-    versions = {package.name.lower(): package.version for package in distributions() if package.name.lower() in names}
-    config = asdict(args) | {"versions": {"python": platform.python_version()} | versions}
+def restore(learner: Learner, args: Args) -> dict:
+    """Bring the learner to where the checkpoint of --resume or --evaluate left it; returns what else that holds."""
+    checkpoint = load_checkpoint(path := args.resume or args.evaluate)
     try:
+        learner.agent.load_state_dict(checkpoint["agent"])
+        for stats in {"obs_stats", "return_stats"} & checkpoint.keys():
+            getattr(learner, stats).load_state_dict(checkpoint[stats])
+        if args.resume:
+            for name, moment in learner.adam._asdict().items():
+                moment.copy_(checkpoint["adam"][name])
+            learner.rng.bit_generator.state = json.loads(checkpoint["numpy_rng"])
+            torch.set_rng_state(checkpoint["torch_rng"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        fail(f"{path} is of another script, of another task than --env-id {args.env_id}, or only weights: {error}")
+    return {name: x for name, x in checkpoint.items() if name in PROGRESS}
+
+
+def open_folder(args: Args) -> tuple[Path, FileLock]:
+    """The folder of --resume, or a new one, locked against other processes until this one ends."""
+    started = f"{int(time.time())}-{os.getpid()}"  # two runs may start in the same second
+    name = args.run_name or f"{args.env_id}__{args.exp_name}__{args.seed}__{started}".replace("/", "_")
+    folder = Path(args.resume or f"runs/{name}")
+    with writing(folder, f"--run-name {name}: ", code=2):
         folder.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(folder, state, rng, 0, 0.0, args)
-        write_atomic(folder / "config.json", json.dumps(config, indent=2).encode())
+        lock = FileLock(folder / ".lock", blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            fail(f"{folder} is being trained by another process: wait for it, or give another --run-name")
+        trained = (folder / "metrics.csv").exists() and (folder / "metrics.csv").read_bytes().count(b"\n") > 1
+    if args.resume and (folder / "evaluation.json").exists():
+        say(f"{folder} is finished, nothing to resume")
+        sys.exit(0)
+    if trained and not args.resume:  # one that ended before its first row may start again
+        fail(f"--run-name {name}: {folder} exists; give another name, or --resume {folder}")
+    return folder, lock
+
+
+@contextmanager
+def writing(folder: Path, flag: str = "", code: int = 1):
+    """Where a file of a run cannot be written, on a full disk say, the program ends with one line."""
+    try:
+        yield
     except OSError as error:
-        fail(f"--run-name {folder.name}: cannot write to {folder} ({error.strerror}); make it writable")
-    return {}
+        fail(f"{flag}cannot write to {folder} ({error.strerror}): make it writable, or room on the disk", code)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """A crash or a full disk at any moment leaves the old file or the new one, never half of one."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with writing(path.parent), open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class Log:
-    """metrics.csv, the progress on the screen, and Weights & Biases."""
+    """A run's metrics.csv, checkpoints and evaluation, its progress on the screen, and Weights & Biases."""
 
-    def __init__(self, folder: Path, args: Args, iteration: int, seconds: float):
-        self.folder, self.batch_size = folder, args.num_envs * args.num_steps
-        self.global_step = iteration * self.batch_size
-        self.seconds, self.started = seconds, time.perf_counter() - seconds
-        metrics = folder / "metrics.csv"
-        rows = metrics.read_bytes().splitlines(keepends=True) if iteration else []
-        write_atomic(metrics, b"".join(rows[: iteration + 1]))  # a resumed run writes the later ones again
-        self.metrics = open(metrics, "a", newline="")  # noqa: SIM115 (open as long as the run)
-        self.wandb = start_wandb(folder, args) if args.track else None
-        steps = dict(total=args.total_timesteps, initial=self.global_step)
+    def __init__(self, learner: Learner, progress: dict, args: Args):
+        self.learner, self.progress, self.args, self.eval_env = learner, progress, args, make_env(args.env_id)
+        self.folder, self.lock = open_folder(args)
+        self.metrics, self.started = self.folder / "metrics.csv", time.perf_counter() - progress["seconds"]
+        self.warned, self.signals, self.first = set(), [], True  # first: this process has not ended an iteration yet
+        config = asdict(args) | {"resume": None, "id": progress["id"], "versions": versions()}
+        if not args.resume:
+            self.metrics.unlink(missing_ok=True)
+            save_checkpoint(self.folder, learner, progress, args)
+            write_atomic(self.folder / "config.json", json.dumps(config, indent=2).encode())
+        elif changed := {
+            name: x for name, x in config.items() if read_json(self.folder / "config.json").get(name, x) != x
+        }:
+            warn(f"{self.folder} goes on with {changed}, where its config.json says otherwise")
+        steps = f"{args.num_iterations} iterations of {args.batch_size} steps"
+        say(f"{args.env_id}, seed {args.seed}: {steps}, on the {'GPU' if args.cuda else 'CPU'}, into {self.folder}")
+        self.wandb = start_wandb(self.folder, config, args) if args.track else None
+        steps = dict(total=args.total_timesteps, initial=progress["global_step"])
         self.bar = tqdm(**steps, unit="step", disable=not sys.stderr.isatty())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.stop)
 
-    def write(self, iteration: int, lr: float, episodes: list, eval_returns: list, losses: Losses, diagnostics: dict):
-        """One row: its rate SPS counts all of the iteration, evaluation included."""
-        before, self.seconds = self.seconds, time.perf_counter() - self.started
-        self.global_step = iteration * self.batch_size
-        row = {"global_step": self.global_step}
-        row["episodic_return"], row["episodic_length"] = np.mean(episodes or [(np.nan, np.nan)], axis=0).tolist()
-        row["eval_return"] = float(np.mean(eval_returns or np.nan))
-        row |= losses._asdict() | diagnostics
-        row |= {"lr": lr, "SPS": self.batch_size / (self.seconds - before), "seconds": self.seconds}
-        writer = csv.DictWriter(self.metrics, row)
-        if iteration == 1:
-            writer.writeheader()
-        writer.writerow(row)
-        self.metrics.flush()
-        known = {name: x for name, x in row.items() if not math.isnan(x)}
-        self.send(lambda run: run.log(known, step=self.global_step))
+    def stop(self, number: int, frame: object = None) -> None:
+        """Ctrl-C or SIGTERM: end after this iteration; at once the second time, or in the first one, which compiles."""
+        if self.signals or self.first:
+            self.close(128 + number)
+            sys.exit(128 + number)
+        self.signals.append(number)
+        with suppress(OSError):  # print is not for signal handlers
+            os.write(2, b"\nstopping after this iteration; once more: at once\n")
+
+    def end_iteration(self, iteration, episodes: list, losses: Losses, diagnostics: dict, now: Args) -> None:
+        """Evaluate, write and save what is due; ends the program on a signal, or where numbers are not finite."""
+        args, step, params = self.args, iteration * self.args.batch_size, self.learner.params
+        if not (math.isfinite(losses.loss) and params.isfinite().all()):
+            self.close(1)
+            fail(f"not finite at step {step} (loss {losses.loss}): {self.folder} keeps the last good checkpoint", 1)
+        returns = [math.nan]
+        if args.eval_every and iteration % args.eval_every == 0:
+            returns = evaluate(numpy_policy(self.learner.agent, now), self.eval_env, self.learner.obs_stats, 3, now)
+        episodes = np.mean(episodes or [(math.nan, math.nan)], axis=0)
+        row = {"global_step": step, "episodic_return": episodes[0], "episodic_length": episodes[1]}
+        row |= {"eval_return": np.mean(returns)} | losses._asdict() | diagnostics | {"lr": now.learning_rate}
+        self.write(row)
+        for advice in set(failure_signatures(row, self.eval_env.action_space)) - self.warned:
+            warn(advice)
+            self.warned.add(advice)
+        self.progress |= dict(iteration=iteration, global_step=step)
+        if self.signals or iteration % args.checkpoint_every == 0 or iteration == args.num_iterations:
+            save_checkpoint(self.folder, self.learner, self.progress, args)
+        if self.signals:
+            say(f"stopped at step {step}; go on with --resume {self.folder}")
+            self.stop(self.signals[0])
+
+    def write(self, row: dict[str, float]) -> None:
+        """Add SPS, of all of the iteration, and seconds to a row, and send it everywhere."""
+        args, seconds, step = self.args, time.perf_counter() - self.started, row["global_step"]
+        row |= {"SPS": args.batch_size / (seconds - self.progress["seconds"]), "seconds": seconds}
+        self.progress["seconds"] = seconds
+        if self.first:
+            kept = whole_rows(self.metrics, ",".join(row), range(args.batch_size, step, args.batch_size))
+            write_atomic(self.metrics, kept)
+            self.first = False
+        with writing(self.folder), open(self.metrics, "a") as file:
+            file.write(",".join(map(str, row.values())) + "\n")
+        self.send(lambda run: run.log({name: x for name, x in row.items() if not math.isnan(x)}, step=step))
         progress = f"return={row['episodic_return']:.1f} SPS={row['SPS']:.0f}"
-        if self.bar.disable and iteration % 10 == 0:
-            print(f"step={self.global_step} {progress} eval_return={row['eval_return']:.1f}", flush=True)
+        if self.bar.disable and step // args.batch_size % 10 == 0:
+            say(f"step={step} {progress} eval_return={row['eval_return']:.1f}")
         self.bar.set_postfix_str(progress, refresh=False)
-        self.bar.update(self.batch_size)
+        self.bar.update(args.batch_size)
 
-    def close(self, returns: list[float] | None = None) -> None:
-        """End the run; with the returns of its last evaluation, as a finished one."""
+    def end_run(self, now: Args) -> int:
+        """Evaluate the finished run; returns the exit code."""
+        self.first = True  # no iteration is to be waited for
+        if self.signals:
+            self.stop(self.signals[0])
         self.bar.close()
-        if returns:
-            evaluation = dict(mean=np.mean(returns), std=np.std(returns), episodes=len(returns), returns=returns)
-            evaluation["global_step"] = self.global_step
-            write_atomic(self.folder / "evaluation.json", json.dumps(evaluation).encode())
-            self.send(lambda run: run.summary.update({"evaluation": evaluation}))
-            self.send(lambda run: run.log_artifact(str(self.folder / "checkpoint.pt"), name=run.id, type="model"))
-        self.send(lambda run: run.finish())
+        returns = final_evaluation(self.learner, self.folder, now)
+        result = dict(mean=np.mean(returns), std=np.std(returns), episodes=len(returns), returns=returns)
+        result["global_step"] = self.progress["global_step"]
+        write_atomic(self.folder / "evaluation.json", json.dumps(result).encode())
+        self.send(lambda run: run.summary.update({"evaluation": result}))
+        name = re.sub(r"[^\w.-]", "-", f"{self.folder.resolve().name[:100]}-{self.progress['id']}", flags=re.ASCII)
+        self.send(lambda run: run.log_artifact(str(self.folder / "checkpoint.pt"), name=name, type="model"))
+        self.close(0)
+        say(f"film it:  python {sys.argv[0]} --evaluate {self.folder} --capture-video")
+        if Path(__file__).with_name("benchmark").is_dir():
+            say(f"plot it:  python benchmark/plot.py {self.folder}")
+        return 0
+
+    def close(self, code: int) -> None:
+        self.bar.close()
+        self.send(lambda run: run.finish(exit_code=code))
+        self.lock.release()
 
     def send(self, message: Callable) -> None:
         """Tell Weights & Biases; its own process may be gone, on a cluster say, which must not end the training."""
@@ -764,172 +871,125 @@ class Log:
             if self.wandb:
                 message(self.wandb)
         except Exception as error:  # noqa: BLE001 (a lost connection raises many kinds)
-            tqdm.write(f"warning: Weights & Biases has stopped ({error}); metrics.csv goes on", file=sys.stderr)
+            warn(f"Weights & Biases has stopped ({error}); metrics.csv goes on")
             self.wandb = None
 
 
-def start_wandb(folder: Path, args: Args):
+def whole_rows(path: Path, header: str, steps: range) -> bytes:
+    """metrics.csv up to the checkpoint: the header, and of these steps the rows that a crash left whole."""
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    whole = {line.split(",")[0]: line for line in lines if line.count(",") == header.count(",")}
+    kept = [whole[str(step)] for step in steps if str(step) in whole]
+    if len(kept) < len(steps):
+        warn(f"{path} lacks {len(steps) - len(kept)} of its first {len(steps)} rows")
+    return "\n".join([header, *kept, ""]).encode()
+
+
+def start_wandb(folder: Path, config: dict, args: Args):
+    """A run on Weights & Biases, offline without a login or a connection; exits with one line where it refuses."""
     import wandb
 
-    offline = "WANDB_MODE" not in os.environ and not wandb.login(prompt=False)
-    if offline:
-        print(f"no Weights & Biases login: logging offline; later, run: wandb sync {folder}/wandb/offline-run-*")
-    name = re.sub(r"[^\w.-]", "-", folder.resolve().name)
-    names = dict(project=args.wandb_project_name, entity=args.wandb_entity, name=name, id=name, dir=folder)
+    run = dict(project=args.wandb_project_name, entity=args.wandb_entity, name=folder.resolve().name, config=config)
+    run |= dict(id=config["id"], resume="allow", dir=folder)
+    reason = "no Weights & Biases login"
     try:
-        config = json.loads((folder / "config.json").read_text())
-        return wandb.init(**names, config=config, resume="allow", mode="offline" if offline else None)
-    except wandb.Error as error:
-        fail(f"--track: {error}")
+        if "WANDB_MODE" in os.environ or wandb.login(prompt=False):
+            return wandb.init(**run, settings=wandb.Settings(init_timeout=30))
+    except Exception as error:  # noqa: BLE001 (each setting raises its own)
+        if not isinstance(error, wandb.errors.CommError):
+            fail(f"--track: {error}")
+        reason = f"no connection to Weights & Biases ({error})"
+    say(f"{reason}: logging offline; later, run: wandb sync {folder}/wandb/offline-run-*")
+    return wandb.init(**run, mode="offline")
+
+
+def read_json(path: Path) -> dict:
+    """The file's content, {} where it holds none."""
+    with suppress(OSError, ValueError):
+        return dict(json.loads(path.read_text()))
+    return {}
+
+
+def versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for name in ("torch", "gymnasium", "mujoco", "box2d", "numpy"):
+        with suppress(ModuleNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def say(message: str, stream=None) -> None:
+    """Print a line; where nobody reads any more, as behind `| head`, the program goes on without."""
+    stream = stream or sys.stdout
+    try:
+        tqdm.write(message, file=stream)
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def warn(message: str) -> None:
+    say(f"warning: {message}", sys.stderr)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
     """End the program with one line on stderr."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    raise SystemExit(code)
+    say("error: " + " ".join(message.split()), sys.stderr)
+    sys.exit(code)
 
 
 def parse_args(argv: list[str] | None = None) -> Args:
     """The command line; with --resume or --evaluate, on top of the arguments saved with the run."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
-    source, saved = args.resume or args.evaluate, {}
-    if args.resume:
-        try:
-            saved = dict(json.loads((Path(source) / "config.json").read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            fail(f"--resume {source}: no run to go on with, its config.json cannot be read ({error})")
-        saved.pop("versions", None)
-    elif args.evaluate:
-        saved = load_checkpoint(source)["args"]
-    if unknown := saved.keys() - asdict(args).keys():
-        names = ", ".join(sorted(unknown))
-        fail(f"--resume or --evaluate {source} is of another script: this one has no {names}")
-    saved = Args(**saved | {"resume": args.resume, "evaluate": args.evaluate})
-    args = tyro.cli(Args, args=argv, description=__doc__, default=saved)
-    for name, value in asdict(args).items():
-        if args.resume and value != getattr(saved, name):
-            flag = f"--{name.replace('_', '-')} {value}"
-            fail(f"{flag} contradicts {getattr(saved, name)} in {source}/config.json: leave it out")
+    args = read_flags(argv, Args())
+    if "" in (args.resume, args.evaluate) or (args.resume and args.evaluate):
+        fail("--resume and --evaluate: give one of them, and a run's folder with it")
+    if source := args.resume or args.evaluate:
+        saved = load_checkpoint(source)["args"] | dict(resume=args.resume, evaluate=args.evaluate)
+        if unknown := saved.keys() - asdict(args).keys():
+            fail(f"--resume or --evaluate {source} is of another script: this one has no {', '.join(sorted(unknown))}")
+        saved["cuda"] = saved.get("cuda", False) and torch.cuda.is_available()
+        if args.evaluate:
+            saved["capture_video"] = False
+        args = read_flags(argv, Args(**saved))
+        for name in saved if args.resume else ():
+            if (value := getattr(args, name)) != saved[name]:
+                fail(f"--{name.replace('_', '-')} {value} contradicts {saved[name]} of {source}: leave it out")
     check_args(args)
     return args
 
 
-def check_args(args: Args, signed: tuple[str, ...] = ()) -> None:
-    """Exit with one line that names the first argument out of range; `signed` ones may be negative."""
-    at_least = dict(seed=0, eval_every=0)
+def read_flags(argv: list[str] | None, default: Args) -> Args:
+    """argv on top of a default, in the groups that --help shows."""
+    groups = {kind.__name__: kind for kind in reversed(Args.__mro__[1:-1])}
+    values = {name: kind(**{x.name: getattr(default, x.name) for x in fields(kind)}) for name, kind in groups.items()}
+    flags = make_dataclass("flags", groups.items())
+    parsed = tyro.cli(tyro.conf.OmitArgPrefixes[flags], args=argv, description=__doc__, default=flags(**values))
+    return Args(**{name: value for group in vars(parsed).values() for name, value in vars(group).items()})
+
+
+LIMITS = dict(seed=(0, 2**32 - 1), eval_every=(0, 2**53), gamma=(0, 1), gae_lambda=(0, 1), learning_rate=(0, 1e38))
+
+
+def check_args(args: Args) -> None:
+    """Exit with one line that names the first argument out of range."""
     for name, value in asdict(args).items():
-        flag = f"--{name.replace('_', '-')} {value}"
-        if type(value) is int and value < at_least.get(name, 1):
-            fail(f"{flag}: give an integer of at least {at_least.get(name, 1)}")
-        if type(value) is float and not (math.isfinite(value) and (value >= 0 or name in signed)):
-            fail(f"{flag}: give a finite number of at least 0")
-        if name in ("gamma", "gae_lambda") and value > 1:
-            fail(f"{flag}: give a number in [0, 1]")
-    batch_size = args.num_envs * args.num_steps
-    if batch_size % args.num_minibatches or batch_size < 2 * args.num_minibatches:
-        fail(f"--num-minibatches {args.num_minibatches}: num_envs * num_steps = {batch_size} must be a multiple >= 2")
-    if args.total_timesteps < batch_size:
-        fail(f"--total-timesteps {args.total_timesteps}: give at least num_envs * num_steps = {batch_size}")
-    if args.seed >= 2**32:
-        fail(f"--seed {args.seed}: give an integer below 2**32")
+        low, high = LIMITS.get(name, (0, 1e6) if type(value) is float else (1, 2**53))
+        if type(value) in (int, float) and not low <= value <= high:
+            fail(f"--{name.replace('_', '-')} {value}: give a number from {low:g} to {high:g}")
+    if args.batch_size % args.num_minibatches or args.batch_size < 2 * args.num_minibatches:
+        fail(f"--num-minibatches {args.num_minibatches}: num_envs * num_steps = {args.batch_size} is no multiple of it")
+    if args.total_timesteps < args.batch_size:
+        fail(f"--total-timesteps {args.total_timesteps}: give at least num_envs * num_steps = {args.batch_size}")
     if args.run_name and (Path(args.run_name).name != args.run_name or args.run_name == ".."):
         fail(f"--run-name {args.run_name}: give the name of one folder inside runs/")
-    if args.resume and args.evaluate:
-        fail("--resume and --evaluate: give only one of them")
-    if args.track and not importlib.util.find_spec("wandb"):
+    if args.track and not find_spec("wandb"):
         fail("--track: run pip install wandb")
     if args.cuda and not torch.cuda.is_available():
         fail("--cuda: torch sees no GPU here; leave it out")
 
 
-def handle_signals(defer: list[int] | None = None) -> None:
-    """Ctrl-C and SIGTERM end the program, with 130 or 143; with `defer`, a first one is only noted there."""
-
-    def handle(number: int, frame: object) -> None:
-        if defer is None or defer:
-            raise SystemExit(128 + number)
-        defer.append(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
-
-
-def main(args: Args) -> int:
-    torch.set_num_threads(1)  # a network of this size is slower on more
-    warnings.filterwarnings("ignore", message=".*is out of date.*")  # the published results are on -v4
-    handle_signals()
-    folder = run_folder(args)
-    final_env = make_env(args.env_id, args.capture_video)
-    check_action_space(args.env_id, final_env.action_space)
-    envs, eval_env = VecEnv(args.env_id, args.num_envs), make_env(args.env_id)
-
-    torch.manual_seed(args.seed)
-    rng = np.random.default_rng(args.seed)
-    agent = Agent(envs.single_observation_space.shape[0], envs.single_action_space).to("cuda" if args.cuda else "cpu")
-    params = parameters_to_vector(agent.parameters()).detach()
-    vector_to_parameters(params, agent.parameters())  # from here on, the agent's weights are views of params
-    adam = Adam(torch.zeros_like(params), torch.zeros_like(params), params.new_zeros(1, dtype=torch.float64))
-    obs_stats = RunningMeanStd(envs.single_observation_space.shape, args.norm_obs)
-    return_stats = RunningMeanStd((), args.norm_reward)
-    stats = dict(obs_stats=obs_stats.state_dict(), return_stats=return_stats.state_dict())
-    state = dict(agent=agent.state_dict(), adam=adam._asdict(), **stats)
-    new_run = not (args.resume or args.evaluate)
-    checkpoint = create_run(folder, state, rng, args) if new_run else restore(state, rng, args)
-    if args.capture_video:
-        final_env = gym.wrappers.RecordVideo(final_env, str(folder / "videos"), episode_trigger=lambda episode: True)
-    if args.evaluate:
-        if not (frozen := "obs_stats" in checkpoint):
-            print("this checkpoint has no observation statistics: they are gathered on the fly")
-        returns = evaluate(numpy_policy(agent, args), final_env, obs_stats, args.eval_episodes, args, frozen)
-        final_env.close()
-        print_evaluation(returns)
-        return 0
-
-    first, num_iterations = checkpoint.get("iteration", 0), args.total_timesteps // (args.num_envs * args.num_steps)
-    log = Log(folder, args, first, checkpoint.get("seconds", 0.0))
-    step = make_step(agent, args)
-    seeds = np.random.SeedSequence((args.seed, first)).generate_state(args.num_envs) >> 2  # below 2**30
-    obs = observe(envs.reset(seed=seeds.tolist())[0], obs_stats, update=first < num_iterations)
-    discounted, warned = np.zeros(args.num_envs), set()
-    handle_signals(defer=(signals := []))
-    for iteration in range(first + 1, num_iterations + 1):  # Algorithm 1
-        remaining = 1 - (iteration - 1) / num_iterations
-        lr = args.learning_rate * (remaining if args.anneal_lr else 1.0)
-
-        rollout, obs, episodes = collect(envs, obs, numpy_policy(agent, args), obs_stats, rng, args)
-        rewards = scale_rewards(rollout.reward, rollout.done, return_stats, discounted, args.gamma)
-        batch, row = make_batch(agent, rollout, rewards, rng, args)
-        losses = update(step, params, adam, batch, lr, remaining if args.anneal_pref else 1.0, rng, args)
-
-        if not (math.isfinite(losses.loss) and params.isfinite().all()):
-            log.close()
-            global_step = iteration * len(batch.obs)
-            fail(f"not finite at step {global_step} (loss {losses.loss}): {folder} keeps the last good checkpoint", 1)
-        due = args.eval_every and iteration % args.eval_every == 0
-        eval_returns = evaluate(numpy_policy(agent, args), eval_env, obs_stats, 3, args) if due else []
-        log.write(iteration, lr, episodes, eval_returns, losses, row)
-        for advice in set(failure_signatures(row, envs.single_action_space)) - warned:
-            tqdm.write(f"warning: {advice}", file=sys.stderr)
-            warned.add(advice)
-        stop = len(signals) > 0
-        if stop or iteration % args.checkpoint_every == 0 or iteration == num_iterations:
-            save_checkpoint(folder, state, rng, iteration, log.seconds, args)
-        if stop:
-            log.close()
-            print(f"stopped at step {iteration * len(batch.obs)}; go on with --resume {folder}")
-            return 128 + signals[0]
-
-    handle_signals()
-    returns = evaluate(numpy_policy(agent, args), final_env, obs_stats, args.eval_episodes, args)
-    final_env.close()
-    log.close(returns)
-    print_evaluation(returns)
-    return 0
-
-
 if __name__ == "__main__":
-    arguments = parse_args()
-    try:
-        sys.exit(main(arguments))
-    except OSError as error:
-        fail(f"cannot write under runs/ ({error}): the last good checkpoint is kept", code=1)
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    sys.exit(main(parse_args()))
