@@ -29,9 +29,9 @@ TRACE = r"tr $\Sigma$ (squared units of the action)"
 GUIDANCE = r"corr($A_\mathrm{norm}$, $\log\,\pi_p(a|s)$)"
 
 
-def panels(count: int, title: str, width: float = 4.2, height: float = 3.5, **share) -> tuple[Figure, np.ndarray]:
-    """A figure with so many panels, up to four in a row, each of that size in inches."""
-    columns = min(count, 3 if count <= 6 else 4)
+def panels(count: int, title: str, width: float = 4.2, height: float = 3.5, most: int = 4, **share):
+    """A figure with so many panels, up to `most` in a row, each of that size in inches; and its axes."""
+    columns = min(count, 3 if count <= 6 else most)
     rows = math.ceil(count / columns)
     figure = Figure((width * columns, height * rows), dpi=110, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **share).ravel()
