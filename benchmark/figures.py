@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from statistics_of_runs import bootstrap, iqm, scores
-from tables import COEFFICIENTS, MATCHED, MEASURES, NOISE, REPRODUCE, SENSITIVITY, settings, sweeps
+from tables import COEFFICIENTS, MATCHED, MEASURES, NOISE, REPRODUCE, SENSITIVITY, Frames, settings, sweeps
 
 STYLE = {  # colour and marker of a variant; colours differ in lightness too, for greyscale and for the colour-blind
     "ppo-cleanrl": dict(color="#7fb2d6", marker="v"),
@@ -66,10 +66,8 @@ def plain_log_ticks(axis) -> None:
     axis.yaxis.set_major_formatter("{x:g}")
 
 
-def draw_curves(
-    task: str, curves: pd.DataFrame, lines: dict[str, list[tuple[str, str, dict]]], ylabel: str, log: bool = False
-) -> Figure:
-    """Over training, a panel for each of `lines`: its title and its lines, each variant, column and style."""
+def draw_curves(task: str, curves: pd.DataFrame, lines: dict[str, list], ylabel: str, log: bool = False) -> Figure:
+    """Over training, a panel for each of `lines`: its title and its lines, each (variant, column, style)."""
     width = 6.0 if len(lines) == 1 else 4.2
     figure, axes = panels(len(lines), f"{task}: IQM over seeds, 95 % bootstrap band", width, sharey=True)
     for axis, (title, drawn) in zip(axes, lines.items(), strict=True):
@@ -143,9 +141,7 @@ def draw_response(task: str, rows: pd.DataFrame, prefixes: list[str]) -> Figure:
     return figure
 
 
-def make_figures(
-    evaluations: dict[str, pd.DataFrame], curves: dict[str, pd.DataFrame]
-) -> dict[str, Callable[[], Figure]]:
+def make_figures(evaluations: Frames, curves: Frames) -> dict[str, Callable[[], Figure]]:
     """For each figure that there is data for, its name, <task>_<kind>, and how to draw it."""
     figures = {}
     for task in [task for task in curves if task in evaluations]:
@@ -162,9 +158,8 @@ def make_figures(
             for quantity, ylabel in {"entropy": ENTROPY, "trace": TRACE}.items():
                 lines = {variant: of_policies(variant, quantity) for variant in guided}
                 figures[f"{task}_{quantity}"] = partial(draw, lines, ylabel, log=quantity == "trace")
-            figures[f"{task}_guidance"] = partial(
-                draw, {"quality of the guidance": of_variants(guided, "guidance", 8)}, GUIDANCE
-            )
+            lines = {"quality of the guidance": of_variants(guided, "guidance", 8)}
+            figures[f"{task}_guidance"] = partial(draw, lines, GUIDANCE)
         if "attribution" in found:
             figures[f"{task}_attribution"] = partial(draw_bars, task, rows, found["attribution"])
         if "advantage-noise" in found:

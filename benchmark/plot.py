@@ -61,12 +61,14 @@ def read_runs(paths: tuple[Path, ...]) -> dict[Path, tuple[dict, pd.DataFrame]]:
             config = read_config(path)
             with reading(path / "metrics.csv"):
                 runs[path.resolve()] = config, read_metrics(path, config)
-    begun = {path: run for path, run in runs.items() if len(run[1])}
-    if waiting := [path.name for path in runs if path not in begun]:
-        print(f"skipped, the first iteration is still under way: {', '.join(waiting)}", file=sys.stderr)
-    if not begun:
-        fail("no run to plot" + (" yet, try again later" if runs else "; give run folders, such as runs/*"))
-    return begun
+    if not runs:
+        fail("no run to plot; give run folders, such as runs/*")
+    if waiting := [path for path, (_, metrics) in runs.items() if metrics.empty]:
+        names = ", ".join(path.name for path in waiting)
+        if len(waiting) == len(runs):
+            fail(f"{names}: no iteration has ended yet; plot again in a minute")
+        print(f"skipped, since no iteration has ended yet: {names}", file=sys.stderr)
+    return {path: run for path, run in runs.items() if path not in waiting}
 
 
 def names(configs: list[dict]) -> list[str]:

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import tyro
 from figures import make_figures
-from tables import MEASURES, make_tables, sweeps
+from tables import MEASURES, Frames, make_tables, sweeps
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ["variant", "seed"]
@@ -161,7 +161,7 @@ def rows_of_run(folder: Path) -> tuple[str, pd.DataFrame, pd.DataFrame] | None:
     return task, pd.DataFrame([row])[COLUMNS["evaluations"]], curve[COLUMNS["curves"]]
 
 
-def read_results(results: Path, kind: str, text: bool = False) -> dict[str, pd.DataFrame]:
+def read_results(results: Path, kind: str, text: bool = False) -> Frames:
     """Every <task>_<kind>.csv, by task, its numbers as numbers or as text."""
     tables = {}
     for path in sorted(results.glob(f"*_{kind}.csv")):
@@ -180,9 +180,7 @@ def read_results(results: Path, kind: str, text: bool = False) -> dict[str, pd.D
 def write_rows(results: Path, task: str, kind: str, rows: pd.DataFrame) -> None:
     """Write <task>_<kind>.csv, run by run and step by step, whatever the order they came in."""
     results.mkdir(parents=True, exist_ok=True)
-    rows = rows.sort_values(
-        [*RUN, "global_step"], key=lambda cells: cells if cells.name == "variant" else cells.astype(int)
-    )
+    rows = rows.sort_values([*RUN, "global_step"], key=lambda x: x if x.name == "variant" else x.astype(int))
     rows.to_csv(results / f"{task}_{kind}.csv", index=False, lineterminator="\n")
 
 
@@ -227,7 +225,7 @@ def fill_in(text: str, tables: dict[str, str]) -> str:
     return re.sub(r"<!-- report: (\S+) -->.*?<!-- /report -->", block, text, flags=re.DOTALL)
 
 
-def page(evaluations: dict[str, pd.DataFrame], tables: dict[str, str], figures: Iterable[str]) -> str:
+def page(evaluations: Frames, tables: dict[str, str], figures: Iterable[str]) -> str:
     """The results' README.md: the tables, and task by task the figures."""
     lines = ["# Results", "", "Written by `benchmark/report.py` from the CSV files beside this. " + EXPLANATION, ""]
     for key in ("headline", "improvement"):

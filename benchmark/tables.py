@@ -45,11 +45,10 @@ COEFFICIENTS = {  # variants <prefix><value>: the variant with the default value
     "ppo-matched-logstd-": (MATCHED, -1.0, rf"{MATCHED}: initial $\log\,\sigma$"),
 }
 NOISE, *SENSITIVITY = COEFFICIENTS
+Frames = dict[str, pd.DataFrame]  # by task
 
-MEASURES = {  # column -> name: of the mean action after training; of the acting policy in training's last tenth
-    "evaluation": "evaluation",
-    "training_return": "training return",
-}
+# column -> name: of the mean action after training; of the acting policy in training's last tenth
+MEASURES = {"evaluation": "evaluation", "training_return": "training return"}
 EXPERTS = {  # column of the curves, or the ratio of two -> name and form
     "trace_main": ("tr Σ_θ, main expert", "{:.2f}"),
     "trace_pref": ("tr Σ_p, preference", "{:.2f}"),
@@ -73,7 +72,7 @@ def change(x: np.ndarray, base: np.ndarray) -> str:
     """From the IQM of base to that of x, in per cent; as a difference where a return of base is not positive."""
     if (base > 0).all():
         return with_interval("{:+,.0f} %", lambda x, base: 100 * (iqm(x) / iqm(base) - 1), x, base)
-    return with_interval("{:+,.0f}", lambda x, base: iqm(x) - iqm(base), x, base)
+    return with_interval("{:+,.0f}", effect, x, base)
 
 
 def table(rows: list[dict[str, object]]) -> str:
@@ -161,7 +160,7 @@ def effects_table(rows: pd.DataFrame) -> str:
     return table(lines) if lines else ""
 
 
-def headline_table(evaluations: dict[str, pd.DataFrame]) -> str:
+def headline_table(evaluations: Frames) -> str:
     """Two rows a task of the paper, one a measure: its claim and what was measured here."""
     lines = []
     for task, measure in itertools.product([task for task in PAPER if task in evaluations], MEASURES):
@@ -174,7 +173,7 @@ def headline_table(evaluations: dict[str, pd.DataFrame]) -> str:
     return table(lines)
 
 
-def improvement_table(evaluations: dict[str, pd.DataFrame]) -> str:
+def improvement_table(evaluations: Frames) -> str:
     """A row a variant: probability of improvement over matched PPO, averaged over the paper's tasks, and over all."""
     lines = {}  # by variant and tasks, so that none is there twice
     groups = {"of the paper": PAPER, "in all": [task for task in evaluations if re.fullmatch(r"\w+-v\d+", task)]}
@@ -183,9 +182,7 @@ def improvement_table(evaluations: dict[str, pd.DataFrame]) -> str:
         line = {"variant": variant, "tasks": f"{len(found)} {group}"}
         for m, measure in MEASURES.items():
             samples = [scores(evaluations[task], v, m) for task in sorted(found) for v in (variant, MATCHED)]
-            line[f"P(better than {MATCHED}), {measure}"] = (
-                with_interval("{:.2f}", improvement, *samples) if found else "–"
-            )
+            line[f"P(better than {MATCHED}), {measure}"] = with_interval("{:.2f}", improvement, *samples)
         if found:
             lines.setdefault((variant, *sorted(found)), line)
     return table([*lines.values()]) if lines else ""
@@ -203,7 +200,7 @@ def experts_table(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     return table(lines) if curves["guidance"].notna().any() else ""
 
 
-def make_tables(evaluations: dict[str, pd.DataFrame], curves: dict[str, pd.DataFrame]) -> dict[str, str]:
+def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
     """Every table by its name: headline, improvement, <task>-<sweep>, <task>-effects (of attribution), <task>-experts."""
     tables = {"improvement": improvement_table(evaluations)}
     if any(task in evaluations for task in PAPER):
