@@ -1,23 +1,27 @@
-"""benchmark/report.py: its statistics against independent calculations, its files against the runs they come from."""
+"""benchmark/report.py and what it draws on: statistics against independent calculations, files against their runs."""
 
 import csv
 import importlib
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
-import torch
 from conftest import ROOT, command, environment, read_metrics
 from scipy import stats
 
 sys.path.insert(0, str(ROOT / "benchmark"))
 report = importlib.import_module("report")
+tables = importlib.import_module("tables")
+figures = importlib.import_module("figures")
+statistics = importlib.import_module("statistics_of_runs")
 
 STEPS = 4096
 TASK = f"CartPole-v1-{STEPS}-steps"
@@ -80,13 +84,25 @@ def contents(folder):
 
 
 def evaluation_rows(**runs_of):
-    """Rows of evaluations.csv for each variant (- written _) and the evaluations of its runs."""
-    return [
-        {"variant": variant.replace("_", "-"), "seed": str(seed), "evaluation": str(x), "training_return": str(x)}
-        | {"returns": f"{x};{x}"}
+    """A frame of evaluations for each variant (- written _) and the evaluations of its runs."""
+    return pd.DataFrame(
+        {
+            "variant": variant.replace("_", "-"),
+            "seed": seed,
+            "evaluation": x,
+            "training_return": x,
+            "returns": f"{x};{x}",
+        }
         for variant, evaluations in runs_of.items()
         for seed, x in enumerate(evaluations, 1)
-    ]
+    )
+
+
+def write_metrics(folder, rows):
+    with open(folder / "metrics.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 # Statistics
@@ -96,9 +112,9 @@ def evaluation_rows(**runs_of):
 def test_iqm_drops_the_lowest_and_the_highest_quarter_of_the_runs(n):
     scores = np.random.default_rng(n).normal(size=(5, n))
     kept = [sorted(row)[n // 4 : n - n // 4] for row in scores.tolist()]
-    assert report.iqm(scores) == pytest.approx([sum(row) / len(row) for row in kept])
+    assert statistics.iqm(scores) == pytest.approx([sum(row) / len(row) for row in kept])
     # what rliable.metrics.aggregate_iqm computes from the runs of one task
-    assert report.iqm(scores[0]) == stats.trim_mean(scores[0][:, None], proportiontocut=0.25, axis=None)
+    assert statistics.iqm(scores[0]) == stats.trim_mean(scores[0][:, None], proportiontocut=0.25, axis=None)
 
 
 @pytest.mark.parametrize("n, m", [(1, 1), (3, 5), (10, 10)])
@@ -106,64 +122,68 @@ def test_improvement_counts_pairs_and_ties_half(n, m):
     rng = np.random.default_rng(n)
     x, y = rng.integers(0, 4, n).astype(float), rng.integers(0, 4, m).astype(float)
     wins = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a in x for b in y)
-    assert report.improvement(x, y) == pytest.approx(wins / (n * m))
+    assert statistics.improvement(x, y) == pytest.approx(wins / (n * m))
     # what rliable.metrics.probability_of_improvement computes for one task
-    assert report.improvement(x, y) == pytest.approx(stats.mannwhitneyu(x, y, alternative="greater")[0] / (n * m))
+    assert statistics.improvement(x, y) == pytest.approx(stats.mannwhitneyu(x, y, alternative="greater")[0] / (n * m))
 
 
 def test_improvement_over_several_tasks_is_the_mean_over_tasks_not_over_pairs():
     one = np.ones(2), np.zeros(2)
     other = np.zeros(9), np.ones(9)
-    assert report.improvement(*one, *other) == 0.5
-    assert report.improvement(*one, *one, *other) == pytest.approx(2 / 3)
+    assert statistics.improvement(*one, *other) == 0.5
+    assert statistics.improvement(*one, *one, *other) == pytest.approx(2 / 3)
 
 
 def test_statistics_of_resamples_are_those_of_each_alone():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(4, 6)), rng.normal(size=(4, 3))
-    assert report.improvement(x, y) == pytest.approx([report.improvement(a, b) for a, b in zip(x, y, strict=True)])
+    assert statistics.improvement(x, y) == pytest.approx(
+        [statistics.improvement(a, b) for a, b in zip(x, y, strict=True)]
+    )
 
 
-def test_bootstrap_is_scipys_percentile_interval():
-    x, y = (np.random.default_rng(seed).gamma(2.0, size=12) for seed in (0, 1))
-    pairs = [(report.iqm, (x,)), (lambda a, b: report.iqm(a) - report.iqm(b), (x, y)), (report.improvement, (x, y))]
-    for statistic, samples in pairs:
-        theirs = stats.bootstrap(
-            samples,
-            lambda *s, axis, f=statistic: f(*s),
-            method="percentile",
-            n_resamples=20_000,
-            rng=1,
-            vectorized=True,
-        )
-        low, high = report.bootstrap(statistic, *samples)
-        width = theirs.confidence_interval.high - theirs.confidence_interval.low
-        assert (low, high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.05 * width)
+def test_bootstrap_is_the_percentile_interval_of_all_resamples():
+    x, y = np.array([1.0, 2.0, 4.0, 8.0]), np.array([0.0, 3.0, 5.0])
+    for statistic, samples in [(statistics.iqm, (x,)), (statistics.effect, (x, y)), (statistics.improvement, (x, y))]:
+        resamples = itertools.product(*(itertools.product(sample, repeat=len(sample)) for sample in samples))
+        values = np.array([statistic(*map(np.array, resample)) for resample in resamples])  # 256, or 256 * 27
+        for bound, share in zip(statistics.bootstrap(statistic, *samples), (0.025, 0.975), strict=True):
+            below, upto = (values < bound - 1e-9).mean(), (values <= bound + 1e-9).mean()
+            assert below - 0.006 < share < upto + 0.006  # four standard errors of 10,000 resamples
+    assert statistics.bootstrap(statistics.iqm, x[:1]) == (1.0, 1.0)
+
+
+def test_bootstrap_gives_the_intervals_that_were_published():
+    rng, x = np.random.default_rng(0), np.random.default_rng(1).gamma(2.0, size=12)
+    y = x[:5] ** 2
+    resamples = [rng.choice(sample, (10_000, len(sample))) for sample in (x, y)]
+    theirs = np.percentile(statistics.effect(*resamples), (2.5, 97.5))
+    assert statistics.bootstrap(statistics.effect, x, y) == pytest.approx(tuple(theirs), rel=1e-12)
 
 
 def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(5)
-    intervals = [report.bootstrap(report.iqm, rng.normal(3.0, 1.0, 25), resamples=500) for _ in range(400)]
+    intervals = [statistics.bootstrap(statistics.iqm, rng.normal(3.0, 1.0, 25), resamples=500) for _ in range(400)]
     covered = np.mean([low <= 3.0 <= high for low, high in intervals])
     assert 0.88 < covered < 0.98  # a percentile interval of 25 runs is a little narrow
 
 
 def test_each_sample_is_resampled_on_its_own():
     samples = np.full(5, 3.0), np.full(2, 1.0), np.full(3, 7.0)
-    assert report.bootstrap(lambda *s: sum(x.mean(-1) for x in s), *samples) == (11.0, 11.0)
+    assert statistics.bootstrap(lambda *s: sum(x.mean(-1) for x in s), *samples) == (11.0, 11.0)
 
 
 # Tables
 
 
 def test_a_change_is_in_per_cent_only_from_positive_returns():
-    assert report.change(np.array([300.0]), np.array([200.0])) == "+50 %"
-    assert report.change(np.array([-50.0]), np.array([-150.0])) == "+100"
-    assert report.change(np.array([60.0, 60.0]), np.array([-1.0, 41.0])) == "+40 [+19, +61]"
-    assert report.change(np.array([]), np.array([200.0])) == "–"
+    assert tables.change(np.array([300.0]), np.array([200.0])) == "+50 %"
+    assert tables.change(np.array([-50.0]), np.array([-150.0])) == "+100"
+    assert tables.change(np.array([60.0, 60.0]), np.array([-1.0, 41.0])) == "+40 [+19, +61]"
+    assert tables.change(np.array([]), np.array([200.0])) == "–"
 
 
-def test_every_variant_of_the_sweeps_has_its_place():
+def test_every_variant_has_its_place():
     parts = ["", "-logstd", "-squash", "-shared", "-logstd-squash", "-logstd-shared", "-squash-shared"]
     ladder = [f"{base}{part}" for base in ("ppo-cleanrl", "ppo") for part in parts]
     noise = ["prefpoe-noise-0.5", "prefpoe-noise-1", "prefpoe-noise-2", "prefpoe-noise-10"]
@@ -173,29 +193,65 @@ def test_every_variant_of_the_sweeps_has_its_place():
     main = ["ppo-cleanrl", "ppo", "ppo-matched", "prefpoe", "prefpoe-anneal"]
     fusion = ["prefpoe", "prefpoe-linear", "prefpoe-none", "ppo-matched"]
     ladder.insert(7, "ppo-cleanrl-logstd-squash-shared")
-    found = report.sweeps({*main, *ladder, *noise, *varied, *fusion, "mine"})
+    bonus = ["ppo-matched", "ppo-matched-ent-coef-0.01", "ppo-matched-ent-coef-0.01-anneal", *main[3:]]
+    schedule = ["prefpoe", "prefpoe-lambda-falling", "prefpoe-lambda-rising", "prefpoe-lambda-guided"]
+    found = tables.sweeps({*main, *ladder, *noise, *varied, *fusion, *bonus, *schedule, "mine"})
     assert found.pop("reproduce") == main
     assert found.pop("attribution") == [*ladder, "ppo-matched", "prefpoe"]
     assert found.pop("fusion") == fusion
     assert found.pop("advantage-noise") == ["prefpoe", *noise]
-    assert sorted(found.pop("sensitivity")) == sorted(["ppo", "ppo-matched", "prefpoe", *varied])
+    assert sorted(found.pop("sensitivity")) == sorted(["ppo", "ppo-matched", "prefpoe", bonus[1], *varied])
+    assert found.pop("entropy-bonus") == bonus
+    assert found.pop("lambda-schedule") == schedule
     assert found == {"other": ["mine"]}
-    assert list(report.sweeps({"ppo", "prefpoe"})) == ["reproduce"]
-    assert report.settings("ppo-ent-coef-", {"ppo", *varied}) == {
+    assert list(tables.sweeps({"ppo", "prefpoe"})) == ["reproduce"]
+    assert list(tables.sweeps({*main, bonus[1]})) == ["reproduce", "sensitivity"]
+    assert tables.settings("ppo-ent-coef-", {"ppo", *varied}) == {
         -0.002: "ppo-ent-coef--0.002",
         0.0: "ppo",
         0.01: "ppo-ent-coef-0.01",
     }
 
 
+def listed(sweep):
+    """Task -> the variants that a sweep trains on it, in its order."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    argv = ["bash", sweep, "--list"]
+    process = subprocess.run(argv, env=kept, capture_output=True, text=True, timeout=60, check=True)
+    found = {}
+    for line in process.stdout.splitlines():
+        task, variant, _ = line.split()[0].split("__")
+        found.setdefault(task, {})[variant] = None
+    return {task: [*variants] for task, variants in found.items()}
+
+
+def test_the_sweeps_and_the_tables_name_the_same_variants():
+    scripts = [path for path in (ROOT / "benchmark").glob("*.sh") if "\nrun_sweep " in path.read_text()]
+    names = set()
+    for script in scripts:
+        sweep = script.stem.replace("_", "-")
+        for variants in listed(script).values():
+            found = tables.sweeps({*variants})
+            assert "other" not in found
+            if sweep in found:
+                assert {*variants} - {*found[sweep]} <= {"ppo-matched"}  # which has a column of its own
+            names |= {*variants}
+    assert {"reproduce", "attribution", "fusion", "sensitivity"} <= {script.stem for script in scripts}
+    assert {*tables.REPRODUCE, *tables.ATTRIBUTION.values()} <= names
+    for prefix, (default, *_) in tables.COEFFICIENTS.items():
+        assert len(tables.settings(prefix, names)) >= 2
+        assert default in figures.STYLE
+    assert {*figures.STYLE} == {*tables.REPRODUCE}
+
+
 def test_tables_hold_what_the_rows_say():
     cheetah = evaluation_rows(ppo_cleanrl=[100], ppo_matched=[400, 400], prefpoe=[300, 500])
     lander = evaluation_rows(ppo_matched=[250, 150], prefpoe=[200, 220, 199, 260])
-    tables = report.make_tables({"HalfCheetah-v4": cheetah, "LunarLander-v3": lander, "CartPole-v1": lander[:1]}, {})
+    made = tables.make_tables({"HalfCheetah-v4": cheetah, "LunarLander-v3": lander, "CartPole-v1": lander[:1]}, {})
     names = ["headline", "improvement", "HalfCheetah-v4-reproduce", "LunarLander-v3-reproduce", "CartPole-v1-reproduce"]
-    assert list(tables) == names
+    assert list(made) == names
 
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables["headline"].splitlines()]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in made["headline"].splitlines()]
     row = dict(zip(cells[0], cells[2], strict=True))
     assert row["the paper"] == "1,276 → 5,375 (+321 %)"
     assert (row["ppo-cleanrl"], row["ppo"], row["ppo-matched"]) == ("100", "–", "400 [400, 400]")
@@ -206,19 +262,19 @@ def test_tables_hold_what_the_rows_say():
         for task in ("HalfCheetah-v4", "LunarLander-v3")
         for measure in ("evaluation", "training return")
     ]
-    assert "| prefpoe | 4 | 210 [" in tables["LunarLander-v3-reproduce"]  # without 199 and 260
-    assert "| 75 % [25 %, 100 %] |" in tables["LunarLander-v3-reproduce"]
-    assert "landed" not in tables["HalfCheetah-v4-reproduce"]
-    assert "| prefpoe | 2 of the paper | 0.56 [" in tables["improvement"]  # 2 of 4 pairs, and 5 of 8
+    assert "| prefpoe | 4 | 210 [" in made["LunarLander-v3-reproduce"]  # without 199 and 260
+    assert "| 75 % [25 %, 100 %] |" in made["LunarLander-v3-reproduce"]
+    assert "landed" not in made["HalfCheetah-v4-reproduce"]
+    assert "| prefpoe | 2 of the paper | 0.56 [" in made["improvement"]  # 2 of 4 pairs, and 5 of 8
 
 
-@pytest.mark.parametrize("variant", [*report.REPRODUCE, "prefpoe-none", "prefpoe-noise-2", "ppo-shared", "mine"])
+@pytest.mark.parametrize("variant", [*tables.REPRODUCE, "prefpoe-none", "prefpoe-noise-2", "ppo-shared", "mine"])
 def test_a_variant_alone_makes_tables(variant):
     rows = evaluation_rows(**{variant: [100, -200]})
-    tables = report.make_tables({"HalfCheetah-v4": rows, "LunarLander-v3": rows}, {})
-    assert "headline" in tables
+    made = tables.make_tables({"HalfCheetah-v4": rows, "LunarLander-v3": rows}, {})
+    assert "headline" in made
     for task in ("HalfCheetah-v4", "LunarLander-v3"):
-        (text,) = (text for name, text in tables.items() if name.startswith(task))
+        (text,) = (text for name, text in made.items() if name.startswith(task))
         assert f"| {variant} | 2 | -50 [-200, 100] | -50 [-200, 100] | – | – |" in text
 
 
@@ -233,11 +289,11 @@ def test_effects_are_differences_between_the_right_variants():
         truth[name] = 2000 + sum(worth[part] for part in parts) + 800 * ({"logstd", "squash"} <= parts)
     truth["prefpoe"] = truth["ppo-matched"] + worth["preference"]
     runs = {name: x + rng.permutation([-10, 0, 10]) for name, x in truth.items()}
-    lines = report.make_tables({"Ant-v4": evaluation_rows(**runs)}, {})["Ant-v4-effects"].splitlines()
+    lines = tables.make_tables({"Ant-v4": evaluation_rows(**runs)}, {})["Ant-v4-effects"].splitlines()
     cells = {tuple(line.strip("| ").split(" | ")[:2]): line.strip("| ").split(" | ")[2:] for line in lines[2:]}
     for name in {cell[0] for cell in cells}:
         assert cells[name, "evaluation"] == cells[name, "training return"]
-    values = [[cell.split(" [")[0] for cell in cells[name, "evaluation"]] for name in report.INGREDIENTS.values()]
+    values = [[cell.split(" [")[0] for cell in cells[name, "evaluation"]] for name in tables.INGREDIENTS.values()]
     assert values == [
         ["+100", "+100", "+100"],
         ["+1,000", "+1,800", "+1,400"],
@@ -251,32 +307,32 @@ def test_effects_are_differences_between_the_right_variants():
     assert grid == pytest.approx(one / math.sqrt(8), rel=0.4)
 
     del runs["ppo-squash"]
-    lines = report.make_tables({"Ant-v4": evaluation_rows(**runs)}, {})["Ant-v4-effects"].splitlines()
+    lines = tables.make_tables({"Ant-v4": evaluation_rows(**runs)}, {})["Ant-v4-effects"].splitlines()
     assert [line.strip("| ").split(" | ")[4] for line in lines[2::2]] == ["–"] * 5
-    assert "effects" not in "".join(report.make_tables({"Ant-v4": evaluation_rows(ppo=[1], ppo_matched=[2])}, {}))
+    assert "effects" not in "".join(tables.make_tables({"Ant-v4": evaluation_rows(ppo=[1], ppo_matched=[2])}, {}))
 
 
 def test_experts_are_those_of_trainings_end_averaged_run_by_run():
     def curve(variant, seed, **of_step):
-        empty = dict.fromkeys(report.AVERAGED, "")
-        rows = [{name: str(x(step)) for name, x in of_step.items()} for step in range(1, 101)]
-        return [
-            {"variant": variant, "seed": str(seed), "global_step": str(step)} | empty | row
-            for step, row in enumerate(rows, 1)
-        ]
+        steps = range(1, 101)
+        columns = dict.fromkeys(report.AVERAGED, math.nan) | {
+            name: [x(i) for i in steps] for name, x in of_step.items()
+        }
+        return [pd.DataFrame({"variant": variant, "seed": seed, "global_step": steps} | columns)]
 
     curves = curve("ppo", 1, trace_main=lambda step: 7) + curve("ppo-matched", 1, trace_main=lambda step: step)
     for seed, level in enumerate((0, 10, 20, 90), 1):  # the interquartile mean of four drops the lowest and the highest
-        guidance = {"guidance": lambda step: "" if step == 95 else step / 1000}
+        guidance = {"guidance": lambda step: math.nan if step == 95 else step / 1000}
         guidance |= {"trace_fused": lambda step: 2 * step, "trace_pref": lambda step, seed=seed: 2 * step * 4**seed}
         curves += curve("prefpoe", seed, trace_main=lambda step, level=level: level + step * (step > 90), **guidance)
-    rows = evaluation_rows(ppo=[1], prefpoe=[3])
-    lines = report.make_tables({"Ant-v4": rows}, {"Ant-v4": curves})["Ant-v4-experts"].splitlines()
+    rows, all_curves = evaluation_rows(ppo=[1], prefpoe=[3]), pd.concat(curves)
+    lines = tables.make_tables({"Ant-v4": rows}, {"Ant-v4": all_curves})["Ant-v4-experts"].splitlines()
     matched, prefpoe = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:])
     assert matched == ["ppo-matched", "1", "–", "–", "95.50", *["–"] * 4]
     values = ["3.00", "3.00", "110.50", "7640.00", "191.00", "0.04", "0.096"]
     assert [cell.split(" [")[0] for cell in prefpoe] == ["prefpoe", "4", *values]
-    assert "Ant-v4-experts" not in report.make_tables({"Ant-v4": evaluation_rows(ppo=[1])}, {"Ant-v4": curves[:200]})
+    made = tables.make_tables({"Ant-v4": evaluation_rows(ppo=[1])}, {"Ant-v4": pd.concat(curves[:2])})
+    assert "Ant-v4-experts" not in made
 
 
 def test_improvement_is_averaged_over_the_papers_tasks_and_over_all_unprefixed_ones():
@@ -285,11 +341,11 @@ def test_improvement_is_averaged_over_the_papers_tasks_and_over_all_unprefixed_o
         evaluation_rows(prefpoe=[1, 0], ppo_matched=[2]),
     )
     others = {"Hopper-v4": worse, "Walker2d-v4": worse, "short-Ant-v4": worse, "Hopper-v4-4096-steps": worse}
-    lines = report.make_tables({"Ant-v4": better} | others, {})["improvement"].splitlines()
+    lines = tables.make_tables({"Ant-v4": better} | others, {})["improvement"].splitlines()
     assert len(lines) == 4
     assert lines[2].startswith("| prefpoe | 1 of the paper | 1.00 [")
     assert lines[3].startswith("| prefpoe | 3 in all | 0.33")
-    lake = report.make_tables({"FrozenLake-v1": evaluation_rows(ppo=[1 / 3])}, {})
+    lake = tables.make_tables({"FrozenLake-v1": evaluation_rows(ppo=[1 / 3])}, {})
     assert "| 0.33 |" in lake["FrozenLake-v1-reproduce"]
 
 
@@ -307,13 +363,20 @@ def test_blocks_are_filled_in_and_unknown_ones_reported(capsys):
 
 def test_readme_says_what_the_committed_results_say():
     results, readme = ROOT / "benchmark" / "results", (ROOT / "README.md").read_text(encoding="utf-8")
-    evaluations = report.read_results(results, "evaluations")
-    tables = report.make_tables(evaluations, report.read_results(results, "curves"))
-    assert report.fill_in(readme, tables) == readme
-    if evaluations:
-        assert "<!-- report: headline -->" in readme
-        page = report.page(evaluations, tables, report.make_figures(results, evaluations))
-        assert (results / "README.md").read_text(encoding="utf-8") == page
+    evaluations, curves = (report.read_results(results, kind) for kind in ("evaluations", "curves"))
+    made = tables.make_tables(evaluations, curves)
+    assert report.fill_in(readme, made) == readme
+    assert "<!-- report: headline -->" in readme
+    page = report.page(evaluations, made, figures.make_figures(evaluations, curves))
+    assert (results / "README.md").read_text(encoding="utf-8") == page
+
+
+def test_the_committed_csv_files_are_written_again_to_the_byte(tmp_path):
+    results = ROOT / "benchmark" / "results"
+    for kind in ("evaluations", "curves"):
+        for task, rows in report.read_results(results, kind, text=True).items():
+            report.write_rows(tmp_path, task, kind, rows.sample(frac=1, random_state=1))
+    assert contents(tmp_path) == {path.name: path.read_bytes() for path in results.glob("*.csv")}
 
 
 # From runs to files
@@ -350,14 +413,13 @@ def test_long_runs_are_averaged_over_bins_of_iterations():
     rng = np.random.default_rng(0)
     returns = np.where(rng.random(488) < 0.3, np.nan, rng.normal(1000, 300, 488))
     returns[20:30] = np.nan
-    metrics = [{"global_step": str(2048 * i), "episodic_return": str(x)} for i, x in enumerate(returns, 1)]
-    rows = report.thinned(metrics)
+    rows = report.thinned(pd.DataFrame({"global_step": 2048 * np.arange(1, 489), "episodic_return": returns}), 10)
     assert len(rows) == 49
-    for i, row in enumerate(rows):
+    for i, row in rows.iterrows():
         part = returns[10 * i : 10 * i + 10]
         assert int(row["global_step"]) == 2048 * (10 * i + (len(part) + 1) / 2)
         if i == 2:
-            assert row["episodic_return"] == ""
+            assert math.isnan(row["episodic_return"])
         else:
             assert float(row["episodic_return"]) == pytest.approx(np.nanmean(part), rel=1e-4)
 
@@ -390,6 +452,8 @@ def test_a_run_taken_in_again_replaces_its_rows_and_nothing_else(runs, tmp_path)
 def test_runs_of_other_lengths_and_prefixes_do_not_mix(runs, tmp_path):
     usual = copy(runs / "CartPole-v1__prefpoe__3", "CartPole-v1__prefpoe__4")
     rewrite(usual / "config.json", total_timesteps=1_000_000)
+    rows = itertools.islice(itertools.cycle(read_metrics(usual)), 1_000_000 // 256)
+    write_metrics(usual, [row | {"global_step": 256 * i} for i, row in enumerate(rows, 1)])
     copy(usual, "short-CartPole-v1__prefpoe__5")
     make(tmp_path / "results", *runs.iterdir())
     seeds = {
@@ -405,8 +469,8 @@ def test_figures_are_small_pngs(runs, tmp_path):
         copy(prefpoe, f"CartPole-v1__{variant}__3")
     for variant in ("ppo", "ppo-logstd", "ppo-ent-coef--0.002"):
         copy(ppo, f"CartPole-v1__{variant}__3")
-    make(tmp_path / "results", *runs.iterdir(), figures=True, batch=prefpoe)
-    names = ["learning", "entropy", "trace", "guidance", "batch", "attribution", "advantage-noise", "sensitivity"]
+    make(tmp_path / "results", *runs.iterdir(), figures=True)
+    names = ["learning", "entropy", "trace", "guidance", "attribution", "advantage-noise", "sensitivity"]
     assert {path.name for path in (tmp_path / "results").glob("*.png")} == {f"{TASK}_{name}.png" for name in names}
     page = (tmp_path / "results" / "README.md").read_text(encoding="utf-8")
     for name in names:
@@ -421,30 +485,6 @@ def test_figures_need_neither_the_default_nor_matched_ppo(runs, tmp_path):
     alone = copy(runs / "CartPole-v1__prefpoe__3", "CartPole-v1__prefpoe-noise-2__3")
     make(tmp_path / "results", alone, figures=True)
     assert [path.name for path in (tmp_path / "results").glob("*.png")] == [f"{TASK}_advantage-noise.png"]
-
-
-def test_batch_is_a_rollout_with_standardised_advantages(runs, tmp_path):
-    folder, batches = runs / "CartPole-v1__prefpoe__3", []
-    before = contents(folder)
-    for results in (tmp_path / "one", tmp_path / "two"):
-        make(results, folder, batch=folder)
-        batches.append((results / f"{TASK}_batch.csv").read_bytes())
-    assert batches[0] == batches[1]
-    assert contents(folder) == before
-    A_norm, log_prob = (
-        np.array([float(row[x]) for row in rows_of(results, "batch")]) for x in ("A_norm", "log_prob_pref")
-    )
-    assert len(A_norm) == 2048
-    assert (A_norm.mean(), A_norm.std()) == pytest.approx((0, 1), abs=1e-3)
-    assert (log_prob < 0).all()
-
-    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
-    for name in ("preference_logits.weight", "preference_logits.bias"):
-        checkpoint["agent"][name].zero_()
-    torch.save(checkpoint, folder / "checkpoint.pt")
-    make(results, batch=folder)  # now the preference, and it alone, is uniform over both actions
-    assert {row["log_prob_pref"] for row in rows_of(results, "batch")} == {"-0.6931"}
-    assert len({row["A_norm"] for row in rows_of(results, "batch")}) > 1000
 
 
 # A user's mistakes
@@ -472,19 +512,24 @@ def test_the_command_line_takes_all_of_a_runs_folder(runs, tmp_path):
 
 
 def test_mistakes_get_one_line(runs, tmp_path, capsys):
-    results, prefpoe, ppo = tmp_path / "results", runs / "CartPole-v1__prefpoe__3", runs / "CartPole-v1__ppo-matched__3"
-    damaged = copy(prefpoe, "CartPole-v1__prefpoe__5")
-    (damaged / "metrics.csv").write_text("global_step\n")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "CartPole-v1_curves.csv").write_text("<<<<<<< HEAD\n")
+    results, prefpoe = tmp_path / "results", runs / "CartPole-v1__prefpoe__3"
+    damaged = copy(prefpoe, "CartPole-v1__prefpoe__5", mean=None)
+    header = ",".join(report.COLUMNS["curves"])
+    for folder, text in {
+        "other": "<<<<<<< HEAD\n",
+        "cut": f"{header}\nppo,1\n",
+        "words": f"{header}\nppo,1,many{10 * ','}\n",
+    }.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "CartPole-v1_curves.csv").write_text(text)
     mistakes = [
         (dict(folders=()), "holds no results yet: give run folders"),
         (dict(folders=(tmp_path / "nowhere",)), "nowhere: there is no such folder; give run folders"),
         (dict(folders=(tmp_path,)), "no finished run"),
-        (dict(folders=(damaged,)), "CartPole-v1__prefpoe__5: this run cannot be read"),
+        (dict(folders=(damaged,)), "CartPole-v1__prefpoe__5/evaluation.json: TypeError("),
         (dict(folders=(prefpoe,), results=tmp_path / "other"), "remove it and take the runs in again"),
-        (dict(folders=(prefpoe,), batch=ppo), "has no preference; give one of PrefPoE"),
-        (dict(folders=(prefpoe,), batch=tmp_path / "nowhere"), "give the folder of one"),
+        (dict(folders=(prefpoe,), results=tmp_path / "cut"), "line 2 has 2 cells, but the first has 13; remove it"),
+        (dict(folders=(prefpoe,), results=tmp_path / "words"), "'many'; remove it and take the runs in again"),
     ]
     for options, advice in mistakes:
         with pytest.raises(SystemExit) as caught:
@@ -494,3 +539,49 @@ def test_mistakes_get_one_line(runs, tmp_path, capsys):
         assert error.startswith("error: ")
         assert error.count("\n") == 1
         assert advice in error
+
+
+def cell(lines, number, column, text):
+    """The lines with one cell, of the line that an editor counts so, replaced."""
+    cells = lines[number - 1].split(",")
+    cells[lines[0].split(",").index(column)] = text
+    return [*lines[: number - 1], ",".join(cells), *lines[number:]]
+
+
+DAMAGES = {
+    "shorter": (
+        lambda x: [*x[:5], x[5].rsplit(",", 1)[0], *x[6:]],
+        "line 6 has {less} cells, but the first has {width}",
+    ),
+    "longer": (lambda x: [*x[:5], f"{x[5]},1", *x[6:]], "line 6 has {more} cells, but the first has {width}"),
+    "glued": (lambda x: [*x[:5], x[5][:30] + x[6], *x[7:]], "line 6 has"),
+    "blank": (lambda x: [*x[:5], "", *x[5:]], "line 6 has 1 cells"),
+    "no header": (lambda x: x[1:], "its first line names no column SPS"),
+    "two headers": (lambda x: [*x[:5], x[0], *x[5:]], "line 6: global_step is 'global_step', which is no number"),
+    "a gap": (lambda x: x[:5] + x[6:], "line 6 is of step 1536, where that of step 1280 should be"),
+    "cut": (lambda x: x[:-1], "it has 15 iterations, but the run has 16"),
+    "twice": (lambda x: [*x, x[-1]], "it has 17 iterations, but the run has 16"),
+    "reordered": (lambda x: [*x[:5], x[6], x[5], *x[7:]], "line 6 is of step 1536, where that of step 1280 should be"),
+    "a word": (lambda x: cell(x, 4, "loss", "big"), "line 4: loss is 'big', which is no number"),
+    "an empty cell": (lambda x: cell(x, 4, "episodic_return", ""), "line 4: episodic_return is '', which is no number"),
+    "a rate of nan": (lambda x: cell(x, 4, "SPS", "nan"), "line 4: SPS is 'nan', which is no number"),
+    "header alone": (lambda x: x[:1], "it has 0 iterations, but the run has 16"),
+    "empty": (lambda x: [], "No columns to parse from file"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_broken_metrics_file_is_refused_in_one_line(damage, runs, tmp_path, capsys):
+    folder = runs / "CartPole-v1__prefpoe__3"
+    lines = (folder / "metrics.csv").read_text().splitlines()
+    change, reason = DAMAGES[damage]
+    width = len(lines[0].split(","))
+    reason = reason.format(less=width - 1, width=width, more=width + 1)
+    (folder / "metrics.csv").write_text("".join(f"{line}\n" for line in change(lines)))
+    with pytest.raises(SystemExit) as caught:
+        make(tmp_path / "results", *runs.iterdir())
+    error = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert error.count("\n") == 1
+    assert error.startswith(f"error: {folder}/metrics.csv: {reason}")
+    assert not (tmp_path / "results").exists()

@@ -1,0 +1,169 @@
+"""Figures of runs, drawn without pyplot, which keeps state."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+from statistics_of_runs import bootstrap, iqm, scores
+from tables import COEFFICIENTS, MATCHED, MEASURES, NOISE, REPRODUCE, SENSITIVITY, Frames, settings, sweeps
+
+STYLE = {  # colour and marker of a variant; colours differ in lightness too, for greyscale and for the colour-blind
+    "ppo-cleanrl": dict(color="#7fb2d6", marker="v"),
+    "ppo": dict(color="#2f7fb8", marker="s"),
+    MATCHED: dict(color="#06264f", marker="o"),
+    "prefpoe": dict(color="#b2182b", marker="D"),
+    "prefpoe-anneal": dict(color="#f2a32c", marker="^"),
+}
+LINES = {"evaluation": dict(linestyle="-"), "training_return": dict(linestyle="--", markerfacecolor="white")}
+POLICIES = {
+    "main": dict(color="#2f7fb8", linestyle="--", label=r"main expert $\pi_\theta$"),
+    "pref": dict(color="#f2a32c", linestyle="-.", label=r"preference $\pi_p$"),
+    "fused": dict(color="#b2182b", linestyle="-", label=r"acting policy $\pi_f$"),
+}
+RETURN, ENTROPY = "return (environment's reward)", "entropy (nats)"
+TRACE = r"tr $\Sigma$ (squared units of the action)"
+GUIDANCE = r"corr($A_\mathrm{norm}$, $\log\,\pi_p(a|s)$)"
+
+
+def panels(count: int, title: str, width: float = 4.2, height: float = 3.5, most: int = 4, **share):
+    """A figure with so many panels, up to `most` in a row, each of that size in inches; and its axes."""
+    columns = min(count, 3 if count <= 6 else most)
+    rows = math.ceil(count / columns)
+    figure = Figure((width * columns, height * rows), dpi=110, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **share).ravel()
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    for axis in axes[count:]:
+        axis.set_axis_off()
+    figure.suptitle(title, fontsize="medium")
+    return figure, axes[:count]
+
+
+def add_legend(figure: Figure, axis, ncols: int) -> None:
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=ncols, fontsize="small")
+
+
+def draw_band(axis, curves: pd.DataFrame, variant: str, column: str, unit: float = 1e6, **line) -> None:
+    """IQM over seeds and its interval against environment steps; nothing where there are no such numbers."""
+    found = curves[curves["variant"] == variant].dropna(subset=[column]).groupby("global_step")[column]
+    if steps := [step / unit for step in found.groups]:
+        samples = [x.to_numpy() for _, x in found]
+        axis.plot(steps, [iqm(x) for x in samples], **line)
+        low, high = zip(*(bootstrap(iqm, x, resamples=1000) for x in samples), strict=True)
+        axis.fill_between(steps, low, high, color=line["color"], alpha=0.18, lw=0)
+
+
+def plain_log_ticks(axis) -> None:
+    """Plain numbers on a logarithmic axis, also where they span less than a decade."""
+    axis.set_yscale("log")
+    axis.minorticks_off()
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 4, 6)))
+    axis.yaxis.set_major_formatter("{x:g}")
+
+
+def draw_curves(task: str, curves: pd.DataFrame, lines: dict[str, list], ylabel: str, log: bool = False) -> Figure:
+    """Over training, a panel for each of `lines`: its title and its lines, each (variant, column, style)."""
+    width = 6.0 if len(lines) == 1 else 4.2
+    figure, axes = panels(len(lines), f"{task}: IQM over seeds, 95 % bootstrap band", width, sharey=True)
+    for axis, (title, drawn) in zip(axes, lines.items(), strict=True):
+        for variant, column, style in drawn:
+            draw_band(axis, curves, variant, column, **style)
+        axis.set_title(title, fontsize="medium")
+        axis.set(xlabel="environment steps (millions)", ylabel=ylabel)
+        if log:
+            plain_log_ticks(axis)
+        axis.label_outer()
+    add_legend(figure, axes[0], ncols=3 if len(lines) == 1 else 5)
+    return figure
+
+
+def of_variants(variants: list[str], column: str, every: int, **style) -> list[tuple[str, str, dict]]:
+    """Lines of `draw_curves` for a column, with a marker at every so many points, apart so that none hides another."""
+    marks = [dict(markevery=(i * every // len(variants), every), markersize=5) for i in range(len(variants))]
+    return [(v, column, dict(label=v, **STYLE[v], **mark, **style)) for v, mark in zip(variants, marks, strict=True)]
+
+
+def of_policies(variant: str, quantity: str) -> list[tuple[str, str, dict]]:
+    """Lines of `draw_curves` for that quantity of the three policies, and of matched PPO's only one."""
+    lines = [(variant, f"{quantity}_{policy}", style) for policy, style in POLICIES.items()]
+    return [*lines, (MATCHED, f"{quantity}_main", dict(color=STYLE[MATCHED]["color"], linestyle=":", label=MATCHED))]
+
+
+def bar_looks(color: str) -> tuple[dict, dict]:
+    """Of an evaluation's bar and a training return's."""
+    return dict(color=color), dict(color="white", edgecolor=color, hatch="////")
+
+
+def draw_bars(task: str, rows: pd.DataFrame, variants: list[str]) -> Figure:
+    """Two bars a variant, evaluation above training return, with intervals."""
+    figure, (axis,) = panels(1, f"{task}: IQM over seeds, 95 % bootstrap interval", 7.0, 1.2 + 0.36 * len(variants))
+    for y, variant in enumerate(variants):
+        looks = bar_looks(STYLE.get(variant, {"color": "#777777"})["color"])
+        for measure, look, shift in zip(MEASURES, looks, (-0.2, 0.2), strict=True):
+            if len(x := scores(rows, variant, measure)):
+                axis.barh(y + shift, iqm(x), 0.38, **look)
+                for color, width in (("white", 3.0), ("black", 1.2)):  # outlined, to be seen on dark bars
+                    axis.plot(bootstrap(iqm, x), [y + shift] * 2, color=color, lw=width)
+    axis.set_yticks(range(len(variants)), variants)
+    axis.set(xlabel=RETURN, ylim=(len(variants) - 0.4, -0.6))
+    for label, look in zip(MEASURES.values(), bar_looks("#777777"), strict=True):
+        axis.bar(np.nan, np.nan, **look, label=label)
+    add_legend(figure, axis, ncols=2)
+    return figure
+
+
+def draw_response(task: str, rows: pd.DataFrame, prefixes: list[str]) -> Figure:
+    """Both returns against the values of each coefficient, a panel each, the values at equal distances."""
+    size = (6.0, 3.5) if len(prefixes) == 1 else (3.2, 2.9)
+    figure, axes = panels(len(prefixes), f"{task}: IQM over seeds, 95 % bootstrap interval", *size, sharey=True)
+    for axis, prefix in zip(axes, prefixes, strict=True):
+        default, default_value, label = COEFFICIENTS[prefix]
+        variants, style = settings(prefix, {*rows["variant"]}), STYLE[default]
+        for (measure, line), shift in zip(LINES.items(), (-0.06, 0.06), strict=True):
+            if len(matched := scores(rows, MATCHED, measure)):
+                reference = dict(color=STYLE[MATCHED]["color"], linestyle=line["linestyle"], lw=1)
+                axis.axhline(iqm(matched), **reference, label=f"{MATCHED}, {MEASURES[measure]}")
+            points = [(x + shift, scores(rows, variant, measure)) for x, variant in enumerate(variants.values())]
+            points = [(x, y) for x, y in points if len(y)]
+            axis.plot([x for x, _ in points], [iqm(y) for _, y in points], label=MEASURES[measure], **style, **line)
+            for x, y in points:
+                axis.plot([x, x], bootstrap(iqm, y), color=style["color"], lw=1.2)
+        ticks = [f"{value:g}" + "\n(default)" * (value == default_value) for value in variants]
+        axis.set_xticks(range(len(variants)), ticks)
+        axis.set_xlabel(label)
+    figure.supylabel(RETURN, fontsize="medium")
+    add_legend(figure, axes[0], ncols=2 if len(prefixes) == 1 else 4)
+    return figure
+
+
+def make_figures(evaluations: Frames, curves: Frames) -> dict[str, Callable[[], Figure]]:
+    """For each figure that there is data for, its name, <task>_<kind>, and how to draw it."""
+    figures = {}
+    for task in [task for task in curves if task in evaluations]:
+        rows, variants = evaluations[task], {*evaluations[task]["variant"]}
+        found, draw = sweeps(variants), partial(draw_curves, task, curves[task])
+        if shown := found.get("reproduce"):
+            lines = {
+                "evaluation": of_variants(shown, "eval_return", 4, **LINES["evaluation"]),
+                "training return": of_variants(shown, "episodic_return", 12, **LINES["training_return"]),
+            }
+            figures[f"{task}_learning"] = partial(draw, lines, RETURN)
+        with_guidance = {*curves[task].dropna(subset=["guidance"])["variant"]}
+        if guided := [variant for variant in REPRODUCE if variant in with_guidance]:
+            for quantity, ylabel in {"entropy": ENTROPY, "trace": TRACE}.items():
+                lines = {variant: of_policies(variant, quantity) for variant in guided}
+                figures[f"{task}_{quantity}"] = partial(draw, lines, ylabel, log=quantity == "trace")
+            lines = {"quality of the guidance": of_variants(guided, "guidance", 8)}
+            figures[f"{task}_guidance"] = partial(draw, lines, GUIDANCE)
+        if "attribution" in found:
+            figures[f"{task}_attribution"] = partial(draw_bars, task, rows, found["attribution"])
+        if "advantage-noise" in found:
+            figures[f"{task}_advantage-noise"] = partial(draw_response, task, rows, [NOISE])
+        if varied := [prefix for prefix in SENSITIVITY if settings(prefix, variants)]:
+            figures[f"{task}_sensitivity"] = partial(draw_response, task, rows, varied)
+    return figures

@@ -1,0 +1,239 @@
+"""benchmark/plot.py: what it draws against the metrics.csv of real runs, and what it answers to folders that are none."""
+
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, command, environment, read_metrics
+from PIL import Image
+
+sys.path.insert(0, str(ROOT / "benchmark"))
+plot = importlib.import_module("plot")
+
+STEPS = 4096
+RUNS = {
+    "one": ("prefpoe_continuous", "--seed", 1),
+    "two": ("prefpoe_continuous", "--seed", 2),
+    "plain": ("ppo_baseline", "--seed", 1),
+}
+POLICIES = ("main", "pref", "fused")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with runs/one and runs/two, which differ in their seed, and runs/plain of PPO."""
+    folder = tmp_path_factory.mktemp("trained")
+    flags = (
+        f"--env-id InvertedPendulum-v4 --total-timesteps {STEPS} --no-compile --eval-every 4 --num-steps 256".split()
+    )
+    processes = []
+    for name, (script, *own) in RUNS.items():
+        started = command(script, *flags, "--num-minibatches", 4, "--update-epochs", 1, *own, "--run-name", name)
+        processes.append(subprocess.Popen(started, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True))
+    for process in processes:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    return folder
+
+
+@pytest.fixture
+def runs(trained, tmp_path):
+    """Copies of the trained runs, to change."""
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def draw(*folders):
+    """The figure of these runs, as a dictionary of its axes by title."""
+    figure = plot.draw("title", plot.curves_of(plot.read_runs(folders)))
+    return {axis.get_title(): axis for axis in figure.axes}, figure
+
+
+def lines_of(axis):
+    """Steps and values of each line of a panel."""
+    return [(1000 * line.get_xdata(), line.get_ydata()) for line in axis.get_lines()]
+
+
+def legend(figure):
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def metrics_of(folder):
+    return pd.DataFrame(read_metrics(folder)).astype(float)
+
+
+def rewrite(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def unfinished(folder, text):
+    """A run still training, with that much of its metrics.csv."""
+    (folder / "evaluation.json").unlink()
+    (folder / "metrics.csv").write_text(text)
+    return folder
+
+
+def test_a_run_is_drawn_as_its_metrics_say(runs):
+    axes, figure = draw(runs / "one")
+    metrics = metrics_of(runs / "one")
+    columns = {
+        "training return": ["episodic_return"],
+        "return of the evaluations": ["eval_return"],
+        "entropy": [f"entropy_{policy}" for policy in POLICIES],
+        "variance": [f"trace_{policy}" for policy in POLICIES],
+        "distance to the preference": ["kl_fused_pref"],
+        "quality of the guidance": ["guidance"],
+        "critic": ["explained_variance"],
+        "speed": ["SPS"],
+    }
+    assert [*axes] == [*columns, ""]  # and an empty place in the grid
+    for title, names in columns.items():
+        assert axes[title].get_xlabel() == "environment steps (thousands)"
+        assert axes[title].get_ylabel()
+        for (steps, values), name in zip(lines_of(axes[title]), names, strict=True):
+            known = metrics[metrics[name].notna()]
+            assert steps == pytest.approx(known["global_step"])
+            assert values == pytest.approx(known[name])
+    assert len(legend(figure)) == 3
+    looks = {(line.get_linestyle(), line.get_color()) for line in axes["entropy"].get_lines()}
+    assert len({dashes for dashes, _ in looks}) == len({color for _, color in looks}) == 3
+
+
+def test_a_ppo_run_has_its_one_policy_and_no_preference(runs):
+    axes, figure = draw(runs / "plain")
+    assert [*axes] == ["training return", "return of the evaluations", "entropy", "variance", "critic", "speed"]
+    ((_, values),) = lines_of(axes["variance"])
+    assert values == pytest.approx(metrics_of(runs / "plain")["trace_main"])
+    assert axes["variance"].get_lines()[0].get_linestyle() == "-"
+    assert not figure.legends
+
+
+def test_seeds_become_a_band_and_other_arguments_other_lines(runs):
+    rewrite(runs / "two" / "config.json", run_name="other", versions={}, id="xyz", track=True, cuda=True)
+    wide = shutil.copytree(runs / "one", runs / "wide")
+    rewrite(wide / "config.json", alpha=0.4, anneal_pref=True)
+    axes, figure = draw(runs / "one", runs / "plain", runs / "two", wide, runs / "one" / ".." / "one")
+    common = ["prefpoe_continuous, alpha=0.2, anneal_pref=False (2 runs)", "ppo_baseline"]
+    assert legend(figure)[:3] == [*common, "prefpoe_continuous, alpha=0.4, anneal_pref=True"]
+    one, two = (metrics_of(runs / name)["SPS"].to_numpy() for name in ("one", "two"))
+    (_, both), (_, plain), (_, other) = lines_of(axes["speed"])
+    assert both == pytest.approx((one + two) / 2)
+    assert plain == pytest.approx(metrics_of(runs / "plain")["SPS"])
+    assert other == pytest.approx(one)
+    band = axes["speed"].collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((min(one.min(), two.min()), max(one.max(), two.max())))
+    assert len(axes["variance"].get_lines()) == 3 + 1 + 3
+    colors = [line.get_color() for line in axes["speed"].get_lines()]
+    assert len({*colors}) == 3
+    assert len({line.get_marker() for line in axes["speed"].get_lines()}) == 3
+
+
+def test_runs_of_two_scripts_under_one_exp_name_stay_apart(runs):
+    for name in ("one", "plain"):
+        rewrite(runs / name / "config.json", exp_name="mine")
+    assert legend(draw(runs / "one", runs / "plain")[1])[:2] == ["PrefPoE", "PPO"]
+    assert legend(draw(*(runs / name for name in RUNS))[1])[:3] == [
+        "mine, PrefPoE",
+        "prefpoe_continuous",
+        "mine, PPO",
+    ]
+
+
+def test_lambda_is_drawn_where_it_varies(runs):
+    for name, weights in {"one": np.linspace(1, 0, 16), "two": np.full(16, 0.3)}.items():
+        metrics = metrics_of(runs / name).assign(lambda_pref=weights)
+        metrics.astype({"global_step": int}).to_csv(runs / name / "metrics.csv", index=False, na_rep="nan")
+    assert "weight of the preference" not in draw(runs / "two")[0]
+    ((_, values),) = lines_of(draw(runs / "one")[0]["weight of the preference"])
+    assert values == pytest.approx(np.linspace(1, 0, 16))
+
+
+def test_a_run_under_way_is_drawn_up_to_its_last_whole_row(runs):
+    text = (runs / "two" / "metrics.csv").read_text()
+    rows = text.splitlines(keepends=True)
+    for cut in (len("".join(rows[:8])) + 40, len("".join(rows[:9])) - 1, len("".join(rows[:8]))):
+        shutil.copytree(runs / "two", runs / f"cut-{cut}")
+        axes, _ = draw(unfinished(runs / f"cut-{cut}", text[:cut]))
+        ((steps, _),) = lines_of(axes["speed"])
+        assert steps == pytest.approx(256 * np.arange(1, 8))
+    axes, _ = draw(runs / "one", runs / f"cut-{cut}")  # a band as far as both go, and one run from there
+    ((steps, values),) = lines_of(axes["speed"])
+    one, two = (metrics_of(runs / name)["SPS"].to_numpy() for name in ("one", "two"))
+    assert steps == pytest.approx(256 * np.arange(1, 17))
+    assert values == pytest.approx([*(one[:7] + two[:7]) / 2, *one[7:]])
+    shutil.copytree(runs / "two", runs / "begun")
+    ((steps, _),) = lines_of(draw(unfinished(runs / "begun", "".join(rows[:2])))[0]["speed"])
+    assert steps == pytest.approx([256])
+
+
+def test_long_runs_of_one_line_share_their_bins(runs):
+    sizes, folders = {"one": 488, "two": 243}, []
+    for name, size in sizes.items():
+        metrics = pd.concat([metrics_of(runs / name)] * 31, ignore_index=True)[:size]
+        metrics["global_step"], metrics["SPS"] = 256 * np.arange(1, size + 1), np.arange(size)
+        folders.append(unfinished(runs / name, metrics.to_csv(index=False, na_rep="nan")))
+        rewrite(runs / name / "config.json", total_timesteps=488 * 256)
+    ((steps, values),) = lines_of(draw(*folders)[0]["speed"])
+    assert len(steps) == 98  # of five iterations each
+    assert values[:48] == pytest.approx(5 * np.arange(48) + 2)
+    assert values[48] == pytest.approx((242 + 241) / 2)  # the bin that the shorter run has not filled
+    assert steps[:97] == pytest.approx(256 * (5 * np.arange(97) + 3))
+
+
+def test_the_command_writes_a_png_beside_the_runs_and_prints_its_path(runs, tmp_path):
+    def run(*argv):
+        argv = [sys.executable, ROOT / "benchmark" / "plot.py", *argv]
+        process = subprocess.run(
+            argv, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=True
+        )
+        assert process.stderr == ""
+        return process.stdout
+
+    assert run("runs/one") == "runs/one/plot.png\n"
+    assert run(*sorted(runs.iterdir())) == "runs/plot.png\n"
+    assert run(*sorted(runs.iterdir())) == "runs/plot.png\n"  # runs/* holds the first picture now
+    assert run("runs/one", "--output", "a.svg") == "a.svg\n"
+    assert "<svg" in (tmp_path / "a.svg").read_text()
+    for path in (runs / "one" / "plot.png", runs / "plot.png"):
+        with Image.open(path) as image:
+            assert image.size[0] > 1000
+        assert path.stat().st_size < 300_000
+
+
+def test_mistakes_get_one_line(runs, tmp_path, capsys):
+    waiting = [shutil.copytree(runs / "one", runs / f"waiting{i}") for i in range(3)]
+    unfinished(waiting[0], "")
+    unfinished(waiting[1], (runs / "one" / "metrics.csv").read_text().splitlines(keepends=True)[0])
+    unfinished(waiting[2], "")
+    (waiting[2] / "metrics.csv").unlink()
+    (runs / "note.txt").write_text("")
+    broken = shutil.copytree(runs / "one", runs / "broken")
+    (broken / "config.json").write_text("{")
+    torn = shutil.copytree(runs / "one", runs / "torn")
+    unfinished(torn, (runs / "one" / "metrics.csv").read_text().replace("\n", ",5\n", 4).replace(",5\n", "\n", 3))
+    mistakes = [
+        ((), None, "no run to plot; give run folders"),
+        ((tmp_path / "nowhere",), None, "nowhere: there is no such folder"),
+        ((runs,), None, "this is no run, it has no config.json"),
+        ((runs / "note.txt",), None, "no run to plot; give run folders"),
+        ((broken,), None, "broken/config.json: Expecting"),
+        ((torn,), None, "torn/metrics.csv: line 4 has"),
+        *(((folder,), None, f"{folder.name}: no iteration has ended yet") for folder in waiting),
+        ((runs / "one",), tmp_path / "nowhere" / "a.png", "a.png cannot be written"),
+        ((runs / "one",), tmp_path / "a.word", "a.word cannot be written"),
+    ]
+    for folders, output, advice in mistakes:
+        with pytest.raises(SystemExit) as caught:
+            plot.main(plot.Args(runs=folders, output=output))
+        assert caught.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert advice in error
+    plot.main(plot.Args(runs=(waiting[0], runs / "one"), output=tmp_path / "a.png"))
+    assert capsys.readouterr().err == "skipped, since no iteration has ended yet: waiting0\n"
