@@ -579,7 +579,7 @@ class RunningMeanStd:
         return {name: torch.tensor(x, dtype=torch.float64) for name, x in values.items()}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        self.count, self.mean[0], self.m2[0] = (state[name].numpy() for name in ("count", "mean", "m2"))
+        self.count, self.mean[0], self.m2[0] = (state[name].tolist() for name in ("count", "mean", "m2"))
 
 
 def observe(obs: np.ndarray, obs_stats: RunningMeanStd, update: bool) -> np.ndarray:
@@ -609,7 +609,7 @@ def scale_rewards(rewards, done, return_stats: RunningMeanStd, discounted: np.nd
 
 
 def describe(policies: dict, batch: Batch) -> dict[str, float]:
-    """Mean entropy, sigma and tr Sigma of each policy on a batch's states, ; how good the critic is."""
+    """Mean entropy, sigma and tr Sigma of each policy on a batch's states, and how good the critic is."""
     columns = {"explained_variance": 1 - (batch.returns - batch.value).var() / batch.returns.var()}
     for name, policy in policies.items():
         columns[f"entropy_{name}"], columns[f"sigma_{name}"] = policy.entropy().mean(), policy.std.mean()

@@ -1,5 +1,7 @@
 """Stepping, collecting and evaluating, against gymnasium's own vector environment and plain loops."""
 
+import itertools
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -9,6 +11,36 @@ from torch.distributions import Categorical, Normal
 
 for task, limit in {"CartPole-v1": 15, "Hopper-v4": 15, "HalfCheetah-v4": 30}.items():
     gym.register(f"Short{task}", gym.spec(task).entry_point, max_episode_steps=limit)
+
+
+class Habit(gym.Wrapper):
+    """What some environments do: flags as 0 and 1, no valid observation at the end, one buffer for all of them."""
+
+    def __init__(self, env, habit):
+        super().__init__(env)
+        self.habit, self.buffer = habit, np.zeros(env.observation_space.shape, env.observation_space.dtype)
+
+    def observed(self, obs):
+        if self.habit != "Buffer":
+            return obs
+        self.buffer[:] = obs
+        return self.buffer
+
+    def reset(self, **options):
+        obs, info = self.env.reset(**options)
+        return self.observed(obs), info
+
+    def step(self, action):
+        obs, reward, *flags, info = self.env.step(action)
+        if self.habit == "Nan" and flags[0]:
+            obs = np.full_like(obs, np.nan)
+        return self.observed(obs), reward, *map(int if self.habit == "Int" else bool, flags), info
+
+
+HABITS = ["Int", "Nan", "Buffer"]
+for habit, task in itertools.product(HABITS, ["ShortCartPole-v1", "ShortHopper-v4"]):
+    gym.register(f"{habit}{task}", lambda habit=habit, task=task: Habit(gym.make(task), habit))
+gym.register("EndlessPendulum-v1", gym.spec("Pendulum-v1").entry_point)
 
 SEEDS = [3, 5]
 SCRIPT_AND_TASK = [
@@ -148,6 +180,23 @@ def test_a_rollout_is_what_the_environment_really_did(name, env_id, request):
     np.testing.assert_array_equal(rollout.obs[1:][goes_on], rollout.next_obs[:-1][goes_on])
 
 
+@pytest.mark.parametrize("habit", HABITS)
+@pytest.mark.parametrize(("name", "env_id"), SCRIPT_AND_TASK)
+def test_habits_of_environments_change_neither_a_rollout_nor_its_advantages(name, env_id, habit, request):
+    """But for the observation at a termination where the environment gives none, whose value counts for nothing."""
+    script = request.getfixturevalue(name)
+    args, agent, plain, episodes = collected(script, env_id, norm_obs=True)
+    _, _, rollout, theirs = collected(script, f"{habit}{env_id}", norm_obs=True)
+    assert plain.terminated.any() and (plain.done & ~plain.terminated).any() and theirs == episodes
+    assert np.isnan(rollout.next_obs).any() == (habit == "Nan")
+    unknown = rollout.terminated[..., None] & (habit == "Nan")
+    for ours, expected in zip(rollout, plain._replace(next_obs=np.where(unknown, np.nan, plain.next_obs)), strict=True):
+        assert ours.dtype == expected.dtype
+        np.testing.assert_array_equal(ours, expected)
+    advantage, expected = (make_batch(script, agent, x, args).advantage for x in (rollout, plain))
+    assert torch.equal(advantage, expected) and advantage.isfinite().all()
+
+
 @pytest.mark.parametrize(("name", "env_id"), SCRIPT_AND_TASK)
 def test_the_log_probability_is_that_of_the_unclipped_sample(name, env_id, request):
     script = request.getfixturevalue(name)
@@ -280,3 +329,15 @@ def test_evaluation_is_frozen_repeatable_and_what_the_mode_of_the_policy_earns(n
     sampling = script.Args(env_id=env_id, eval_deterministic=False)
     sampled = script.evaluate(act, script.make_env(env_id), stats, 3, sampling)
     assert sampled == script.evaluate(act, script.make_env(env_id), stats, 3, sampling) != returns
+
+
+def test_evaluation_ends_where_no_time_limit_does(script, capsys):
+    """After 1,000 steps, and it says so."""
+    env_id, stats = "EndlessPendulum-v1", script.RunningMeanStd((3,), False)
+    args = script.Args(env_id=env_id)
+    returns = script.evaluate(lambda obs, noise: np.zeros((1, 1)), script.make_env(env_id), stats, 2, args)
+    assert "2 of 2 evaluation episodes cut off at 1000 steps" in capsys.readouterr().err
+    for episode, value in enumerate(returns):
+        env = gym.make(env_id)
+        env.reset(seed=2**30 + episode)
+        assert value == pytest.approx(sum(env.step(np.zeros(1))[1] for _ in range(1000)))
