@@ -114,6 +114,7 @@ def test_a_ppo_run_has_its_one_policy_and_no_preference(runs):
 
 
 def test_seeds_become_a_band_and_other_arguments_other_lines(runs):
+    rewrite(runs / "one" / "config.json", id="abc")
     rewrite(runs / "two" / "config.json", run_name="other", versions={}, id="xyz", track=True, cuda=True)
     wide = shutil.copytree(runs / "one", runs / "wide")
     rewrite(wide / "config.json", alpha=0.4, anneal_pref=True)
@@ -235,5 +236,6 @@ def test_mistakes_get_one_line(runs, tmp_path, capsys):
         assert error.startswith("error: ")
         assert error.count("\n") == 1
         assert advice in error
+    rewrite(waiting[0] / "config.json", alpha=0.4)  # the only run of its line
     plot.main(plot.Args(runs=(waiting[0], runs / "one"), output=tmp_path / "a.png"))
     assert capsys.readouterr().err == "skipped, since no iteration has ended yet: waiting0\n"
