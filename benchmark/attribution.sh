@@ -7,9 +7,9 @@
 #   -shared                    one backbone for policy and value
 #
 # and then the preference on top of all four (prefpoe). A main effect is each ingredient alone on ppo-cleanrl, against
-# ppo-cleanrl; the full grid also shows what they do together. 17 variants x (HalfCheetah-v4 + Ant-v4) x 3 seeds, 5 for the
-# main effects, all four, prefpoe and ppo-logstd, the best of the first three seeds on both tasks: 134 runs of 1M steps, of which
-# 40 are also in reproduce.sh; 3¾ hours more on two cores.
+# ppo-cleanrl; the full grid also shows what they do together. 17 variants x (HalfCheetah-v4 + Ant-v4) x 3 seeds, 5 for
+# the main effects, all four, prefpoe and ppo-logstd, the best of the first three seeds on both tasks: 134 runs of 1M
+# steps, of which 40 are also in reproduce.sh; 3½ hours more on two cores.
 #   benchmark/attribution.sh && python benchmark/report.py runs/*      # options: benchmark/common.sh
 # shellcheck source=benchmark/common.sh
 source "$(dirname "$0")/common.sh"

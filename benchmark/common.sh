@@ -1,48 +1,48 @@
 # shellcheck shell=bash
-# What the sweeps share. A sweep names its runs with `cell` and ends with `run_sweep "$@"`. Options of every sweep:
+# What the sweeps share: each names its runs with the functions of cells.sh and ends with `run_sweep "$@"`.
 #
+# Options of every sweep:
 #   SEEDS="1 2 3" TASKS="Ant-v4" VARIANTS="ppo prefpoe"   only these (default: each cell's number of seeds, all)
 #   WORKERS=2 STEPS=1000000 PYTHON=.venv/bin/python       runs at a time, one thread each; environment steps a run
 #   PREFIX=short-                                         before the runs' names, for other STEPS or flags
-#   --list                                                as the first flag: print the runs and stop
+#   --list                                                print the runs and stop
 #
 # All other flags go to every run; with --track the sweep is its group on Weights & Biases and the variant its tag.
 # A run is runs/<task>__<variant>__<seed> and its output runs/<...>.log; sweeps share the runs they have in common.
-# Finished runs are skipped and interrupted ones go on, so start a sweep again at will. Failed runs are listed at the
-# end; the exit code is 0 where every run has finished.
-set -euo pipefail
+# Finished runs are skipped and interrupted ones go on, so start a sweep again at will; Ctrl-C stops all its runs.
+# Failed runs are listed at the end; the exit code is 0 where every run has finished.
+set -euf -o pipefail
+fail() { echo "benchmark/$(basename "$0"): $*" >&2 && exit 2; }
+for flag in "$@"; do
+  if [[ $flag == -h || $flag == --help ]]; then # the comment at the head of the sweep, and the options above
+    sed -n '/^#!/d; /^# shellcheck/d; s/^# \{0,1\}//p; t; q' "$0"
+    sed -n '1,/^#$/d; s/^# \{0,1\}//p; t; q' "${BASH_SOURCE[0]}" && exit
+  fi
+done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export STEPS=${STEPS:-1000000} PYTHON=${PYTHON:-.venv/bin/python} OMP_NUM_THREADS=1
+export STEPS=${STEPS:-1000000} PYTHON=${PYTHON:-.venv/bin/python} WORKERS=${WORKERS:-2} OMP_NUM_THREADS=1
 WANDB_RUN_GROUP=${WANDB_RUN_GROUP:-$(basename "$0" .sh)}
 export WANDB_RUN_GROUP
-# shellcheck disable=SC2034 # the sweeps use it: all of PrefPoE but the preference
-MATCHED=(ppo_baseline.py --shared-backbone --squash-mean --logstd-init -1)
-runs=()
+[[ $WORKERS =~ ^[1-9][0-9]*$ ]] || fail "WORKERS=$WORKERS: give the number of runs at a time"
+[[ $STEPS =~ ^[1-9][0-9]*$ ]] || fail "STEPS=$STEPS: give the number of environment steps a run"
+[[ ${SEEDS:-} =~ ^[0-9[:space:]]*$ ]] || fail "SEEDS=$SEEDS: give numbers, as in SEEDS=\"1 2 3\""
+[[ ${PREFIX:-} =~ ^[A-Za-z0-9._-]*$ ]] || fail "PREFIX=$PREFIX: give letters, digits, . _ and - only"
+# shellcheck source=benchmark/cells.sh
+source benchmark/cells.sh
 
-cell() { # task variant num_seeds script flags...: a variant on a task, one run a seed
-  local task=$1 variant=$2 num_seeds=$3 seed
-  shift 3
-  [[ " ${TASKS:-$task} " == *" $task "* && " ${VARIANTS:-$variant} " == *" $variant "* ]] || return 0
-  for seed in ${SEEDS:-$(seq "$num_seeds")}; do
-    runs+=("$seed ${PREFIX:-}${task}__${variant}__$seed $* --env-id $task --seed $seed --total-timesteps $STEPS")
-  done
-}
-
-prefpoe() { # task: the script for its kind of actions
-  if [[ $1 =~ Lunar|CartPole|Frozen ]]; then echo prefpoe_lunarlander.py; else echo prefpoe_continuous.py; fi
+check() { # option words: exits with one line where the option names another
+  local word
+  for word in ${!1:-}; do [[ " $2 " == *" $word "* ]] || fail "$1: there is no $word, only: $2"; done
 }
 
 run_sweep() { # flags...: all cells, seed by seed, so that an early look sees every variant
-  local list only_list=false failed=0 name
-  if [[ ${1:-} == --list ]]; then only_list=true && shift; fi
-  list=$(printf '%s\n' "${runs[@]/%/${*:+ $*}}" | sort -s -n -k 1,1 | cut -d ' ' -f 2-)
-  if $only_list; then echo "$list" && return; fi
-  xargs -P "${WORKERS:-2}" -L 1 benchmark/run.sh <<<"$list" || failed=1
-  while read -r name _; do
-    if [[ ! -f runs/$name/evaluation.json ]]; then
-      echo "not finished: runs/$name.log: $(tail -n 1 "runs/$name.log")"
-      failed=1
-    fi
-  done <<<"$list"
-  return $failed
+  local only_list=false flags="" word list
+  check TASKS "$tasks"
+  check VARIANTS "$variants"
+  ((${#runs[@]})) || fail "there are no runs with these TASKS, VARIANTS and SEEDS"
+  for word in "$@"; do
+    if [[ $word == --list ]]; then only_list=true; else printf -v flags '%s %q' "$flags" "$word"; fi
+  done
+  list=$(for word in "${runs[@]}"; do echo "$word$flags"; done | sort -s -n -k 1,1 | cut -d ' ' -f 2-)
+  if $only_list; then echo "$list"; else exec benchmark/workers.sh <<<"$list"; fi
 }

@@ -3,19 +3,32 @@
 #   benchmark/run.sh NAME SCRIPT FLAGS...                 # runs/NAME, its output in runs/NAME.log
 set -euo pipefail
 cd "$(dirname "$0")/.."
-name=$1 folder=runs/$1
+if (($# < 2)) || [[ $1 == -* ]]; then echo "usage: benchmark/run.sh NAME SCRIPT FLAGS..." >&2 && exit 2; fi
+name=$1 folder=runs/$1 args=""
 shift
+for word in "$@"; do # --track changes nothing that is learned
+  if [[ $word != --track ]]; then printf -v args '%s%s%q' "$args" "${args:+ }" "$word"; fi
+done
 mkdir -p runs
 exec 9>>"$folder.log"
-if command -v flock >/dev/null; then flock 9 || true; fi # another sweep may be at the same run: wait for it
-args=${*/ --track/} # changes nothing that is learned
-if [[ -f $folder.args && $(<"$folder.args") != "$args" ]]; then
-  echo "$folder was made with other arguments, see $folder.args: give this one another PREFIX"
-  exit 1
+trap 'exit 143' TERM # when the program below has ended, which SIGTERM reaches too; not where SLURM's shells ignore it
+if command -v flock >/dev/null && ! flock -n 9; then
+  echo "$(date +%T) $name: waiting for another sweep, which is at it"
+  flock 9 || true # not every file system has locks
 fi
-echo "$args" >"$folder.args"
-if [[ -f $folder/evaluation.json ]]; then exit 0; fi
-if [[ -f $folder/config.json ]]; then command=("$1" --resume "$folder"); else command=("$@" --run-name "$name"); fi
+rows=$(wc -l 2>/dev/null <"$folder/metrics.csv" || echo 0)
+if ((rows > 1)) || [[ -f $folder/evaluation.json ]]; then # it has trained
+  made=$(cat "$folder.args" 2>/dev/null || echo "$args")
+  if [[ ${made// --track/} != "$args" ]]; then
+    echo "$folder was made with other arguments, see $folder.args: give this one another PREFIX"
+    exit 1
+  fi
+  if [[ -f $folder/evaluation.json ]]; then exit 0; fi
+  command=("$1" --resume "$folder")
+else
+  echo "$args" >"$folder.args"
+  command=("$@" --run-name "$name")
+fi
 variant=${name#*__}
 if WANDB_TAGS=${variant%__*} "${PYTHON:-.venv/bin/python}" "${command[@]}" >&9 2>&1; then
   echo "$(date +%T) $name finished"

@@ -5,8 +5,8 @@
 # alternatives: PPO, plain and matched, with --ent-coef, and matched PPO with other initial scales; log sigma = -1.35
 # is what the product of two experts at -1 starts with.
 #
-# 22 variants x 5 seeds and prefpoe, ppo and ppo-matched on HalfCheetah-v4: 125 runs of 1M steps, of which 15 are also in
-# reproduce.sh; 2 hours more on two cores. TASKS="HalfCheetah-v4 Ant-v4" adds tasks.
+# 22 variants x 5 seeds and prefpoe, ppo and ppo-matched on HalfCheetah-v4: 125 runs of 1M steps, of which 20 are also
+# in reproduce.sh; 2¼ hours more on two cores. TASKS="HalfCheetah-v4 Ant-v4" adds tasks.
 #   benchmark/sensitivity.sh && python benchmark/report.py runs/*      # options: benchmark/common.sh
 # shellcheck source=benchmark/common.sh
 source "$(dirname "$0")/common.sh"

@@ -15,10 +15,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-fail() {
-  echo "benchmark/slurm.sh: $*" >&2
-  exit 2
-}
+fail() { echo "benchmark/slurm.sh: $*" >&2 && exit 2; }
+if [[ " $* " =~ " -h "|" --help " ]]; then sed -n '2,/^[^#]/ s/^# \{0,1\}//p' benchmark/slurm.sh && exit; fi
 
 sweep=$(basename -- "${1:-}" .sh)
 known=$(grep -l '^run_sweep ' benchmark/*.sh | xargs basename -a -s .sh | paste -s -d ' ')
@@ -31,8 +29,7 @@ options+=(--chdir="$PWD" --open-mode=append --output=runs/slurm-%A_%a.out)
 while (($#)) && [[ $1 != -- ]]; do options+=("$1") && shift; done
 
 all=$("benchmark/$sweep.sh" --list "${@:2}")
-[[ -n $all ]] || fail "$sweep has no runs with these TASKS, VARIANTS and SEEDS"
-runs=$(while read -r run; do [[ -f runs/${run%% *}/evaluation.json ]] || echo "$run"; done <<<"$all")
+runs=$(while IFS= read -r run; do [[ -f runs/${run%% *}/evaluation.json ]] || echo "$run"; done <<<"$all")
 if [[ -z $runs ]]; then echo "$sweep: all runs have finished" && exit; fi
 number=$(wc -l <<<"$runs")
 limit=$(scontrol show config | sed -n 's/^MaxArraySize *= //p')
@@ -51,5 +48,5 @@ $runs
 END
 run=\${runs[SLURM_ARRAY_TASK_ID - 1]}
 echo "\$(date +%T) \${run%% *} on \$(hostname)"
-xargs benchmark/run.sh <<<"\$run"
+eval "benchmark/run.sh \$run"
 JOB

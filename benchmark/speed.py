@@ -15,25 +15,31 @@ of the first iteration.
 """
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import importlib.metadata
+import io
 import json
 import os
 import platform
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ("ppo_baseline", "prefpoe_continuous", "prefpoe_lunarlander")
+WHOLE_RUN = 10_240  # environment steps
 
 
 @dataclasses.dataclass
@@ -60,6 +66,52 @@ class Args:
     """pairs of turns"""
     worker: bool = False
     """measure the one cell in this process (the program calls itself so)"""
+
+
+def fail(message: str) -> NoReturn:
+    """End the program with one line on stderr."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(2)
+
+
+def check_cell(cell: str, steps: int) -> None:
+    """Exit with one line where the cell names nothing that can be measured in so many steps."""
+    import gymnasium as gym
+
+    name, *rest = cell.split(":")
+    if name not in SCRIPTS or not rest:
+        fail(f"--cells {cell}: give script:task and, behind further colons, flags; scripts are {', '.join(SCRIPTS)}")
+    task, *flags = rest
+    try:
+        gym.spec(task)
+    except (gym.error.Error, ImportError) as error:
+        fail(f"--cells {cell}: {error}")
+    sys.path.insert(0, str(ROOT))
+    script, said = importlib.import_module(name), io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            args = script.parse_args(["--env-id", task, *(f"--{flag}" for flag in flags)])
+    except SystemExit:
+        lines = [line.strip("│| ") for line in said.getvalue().splitlines() if re.search("[a-z]", line)]
+        lines = [line for line in lines if line.startswith("error: ")] or lines[1:]  # tyro draws a box with a title
+        fail(f"--cells {cell}: {lines[0].removeprefix('error: ')}")
+    batch_size = args.num_envs * args.num_steps
+    if steps < 3 * batch_size:
+        fail(f"--steps {steps}: give at least {3 * batch_size}, three iterations of {cell}")
+    if batch_size > WHOLE_RUN:
+        fail(f"--cells {cell}: give num-envs times num-steps of at most {WHOLE_RUN}")
+
+
+def check_args(args: Args) -> None:
+    """Exit with one line before anything is measured where an argument cannot work."""
+    if args.turns < 1 or args.peer_steps < 2048:
+        fail(f"--turns {args.turns} --peer-steps {args.peer_steps}: give at least 1 and 2048")
+    if args.peer and not Path(args.peer).is_file():
+        fail(f"--peer {args.peer}: there is no such file")
+    if args.peer and not shutil.which(args.peer_python):
+        fail(f"--peer-python {args.peer_python}: there is no such program")
+    for cell in args.cells:
+        check_cell(cell, args.steps)
 
 
 def make_stepper(env_id: str, steps: int = 1_000) -> Callable[[], float]:
@@ -232,6 +284,7 @@ def main(args: Args) -> None:
             os.chdir(folder)
             print(json.dumps(measure(args.cells[0], args)))
         return
+    check_args(args)
     rows = []
     for cell in args.cells:
         command = [sys.executable, __file__, "--worker", "--cells", cell, "--steps", str(args.steps)]
@@ -241,7 +294,7 @@ def main(args: Args) -> None:
         with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as folder:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
             name, task, *flags = cell.split(":")
-            flags = ["--env-id", task, "--total-timesteps", "10240", *(f"--{flag}" for flag in flags)]
+            flags = ["--env-id", task, "--total-timesteps", str(WHOLE_RUN), *(f"--{flag}" for flag in flags)]
             start = time.perf_counter()
             run([sys.executable, str(ROOT / f"{name}.py"), *flags], cwd=folder)
             row["10k_steps_s"] = round(time.perf_counter() - start)
@@ -249,8 +302,8 @@ def main(args: Args) -> None:
         if args.peer:
             try:
                 row |= against_peer(cell, args)
-            except subprocess.CalledProcessError as error:
-                print(f"no comparison on {cell}: the peer ended with {error.returncode}", file=sys.stderr)
+            except (subprocess.CalledProcessError, IndexError):
+                print(f"no comparison on {cell}: the peer failed, or printed no SPS: <number>", file=sys.stderr)
         rows.append(row)
         print(f"measured {cell}: {rows[-1]['sps']} steps/s", file=sys.stderr)
     print(table(rows))
@@ -259,4 +312,7 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except subprocess.CalledProcessError as error:  # one of our scripts: it has said why
+        raise SystemExit(error.returncode if error.returncode > 0 else 128 - error.returncode) from None

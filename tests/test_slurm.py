@@ -169,9 +169,10 @@ def test_a_requeued_task_goes_on_and_every_run_of_the_array_is_complete(slurm):
 def test_a_task_whose_run_fails_has_failed_and_names_the_log(slurm, tmp_path):
     """And has what it needs of the environment also where the site keeps that from the tasks."""
     python = tmp_path / "a python"
-    python.write_text(f'#!/bin/sh\necho $WANDB_RUN_GROUP, $WANDB_TAGS, $OMP_NUM_THREADS\nexec {sys.executable} "$@"\n')
+    says = 'echo $WANDB_RUN_GROUP, $WANDB_TAGS, $OMP_NUM_THREADS\nprintf "<%s>\\n" "$@"'
+    python.write_text(f'#!/bin/sh\n{says}\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    flags = ["--export=NONE", "--", "--no-such-flag"]
+    flags = ["--export=NONE", "--", "--exp-name", "a  'b $HOME ", "--no-such-flag"]
     job = slurm.submit("reproduce", *flags, SEEDS="1", VARIANTS="ppo", PYTHON=str(python))
     slurm.drain()
     end = slurm.job(f"{job}_1")
@@ -180,7 +181,8 @@ def test_a_task_whose_run_fails_has_failed_and_names_the_log(slurm, tmp_path):
     (log,) = re.findall(r"ended with exit code \d+: (.+)", (slurm.runs / f"slurm-{job}_1.out").read_text())
     first, *usage = (slurm.copy / log).read_text().splitlines()
     assert first == "reproduce, ppo, 1"
-    assert any("--no-such-flag" in line for line in usage)
+    assert "<a  'b $HOME >" in usage
+    assert any("--no-such-flag" in line for line in usage if not line.startswith("<"))
 
 
 def test_options_reach_sbatch_and_only_unfinished_runs_are_submitted(slurm):
@@ -197,11 +199,11 @@ def test_options_reach_sbatch_and_only_unfinished_runs_are_submitted(slurm):
     assert all(line.endswith(" --track") for line in submitted)
 
     for changes, says in [
-        ({"SEEDS": "1 2 3"}, "5 runs, but an array holds 4"),
-        ({"TASKS": "Pong"}, "reproduce has no"),
+        ({"SEEDS": "1 2 3"}, "slurm.sh: 5 runs, but an array holds 4"),
+        ({"TASKS": "Pong"}, "reproduce.sh: TASKS: there is no Pong"),
     ]:
         message = slurm("benchmark/slurm.sh", "reproduce", code=2, **changes)
-        assert message.startswith(f"benchmark/slurm.sh: {says}")
+        assert message.startswith(f"benchmark/{says}")
         assert message.count("\n") == 1
 
 

@@ -1,0 +1,329 @@
+"""The sweeps in benchmark/, as a user starts, repeats, mistypes and interrupts them."""
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+from conftest import ROOT, SCRIPTS, environment, read_metrics
+
+SWEEPS = sorted(path.stem for path in (ROOT / "benchmark").glob("*.sh") if "\nrun_sweep " in path.read_text())
+CELL = dict(TASKS="LunarLander-v3", VARIANTS="ppo", SEEDS="1")  # of reproduce.sh
+FLAGS = "--no-compile --num-steps 64 --num-minibatches 2 --update-epochs 1 --eval-every 0 --eval-episodes 1"
+FLAGS = [*FLAGS.split()]
+RUN = "LunarLander-v3__ppo__1"
+ENTROPY = "ppo-matched-ent-coef-0.01"
+HEADLINE = ["ppo-cleanrl", "ppo-matched", "prefpoe", "prefpoe-anneal", ENTROPY, f"{ENTROPY}-anneal"]
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the scripts and sweeps, without runs; nothing that runs in it outlives the test."""
+    shutil.copytree(ROOT / "benchmark", tmp_path / "benchmark", ignore=shutil.ignore_patterns("results"))
+    for script in SCRIPTS:
+        shutil.copy(ROOT / f"{script}.py", tmp_path)
+    yield tmp_path
+    while left := processes(tmp_path):
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def options(**changes: str) -> dict[str, str]:
+    """This process's environment with the sweeps' options, those of one tiny run where not given."""
+    return environment(**dict(PYTHON=sys.executable, STEPS="128", WORKERS="2") | changes)
+
+
+def sweep(copy: Path, *argv: object, **changes: str) -> subprocess.CompletedProcess:
+    """A finished benchmark/<argv>."""
+    command, pipes = [copy / "benchmark" / str(argv[0]), *map(str, argv[1:])], dict(capture_output=True, text=True)
+    return subprocess.run(command, env=options(**changes), cwd=copy.parent, **pipes, timeout=120, check=False)
+
+
+def processes(copy: Path) -> list[int]:
+    """What runs in the copy."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            if process.joinpath("cwd").readlink() == copy:
+                found.append(int(process.name))
+    return found
+
+
+def until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} seconds"
+        time.sleep(0.05)
+
+
+def rows(copy: Path, name: str = RUN) -> int:
+    """Whole rows of a run's metrics.csv."""
+    metrics = copy / "runs" / name / "metrics.csv"
+    return max(0, metrics.read_bytes().count(b"\n") - 1) if metrics.exists() else 0
+
+
+def test_a_finished_sweep_is_skipped_also_with_track_but_not_with_other_flags(copy):
+    first = sweep(copy, "reproduce.sh", *FLAGS, **CELL)
+    assert (first.returncode, rows(copy)) == (0, 2), first.stdout + first.stderr
+    log = (copy / f"runs/{RUN}.log").read_text()
+    for flags in ([], ["--track"]):
+        for argv in ([*FLAGS, *flags], [*flags, *FLAGS]):
+            again = sweep(copy, "reproduce.sh", *argv, **CELL)
+            assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    assert (copy / f"runs/{RUN}.log").read_text() == log
+
+    other = sweep(copy, "reproduce.sh", *FLAGS, "--gamma", "0.9", **CELL)
+    assert other.returncode == 1
+    assert other.stdout.startswith(f"runs/{RUN} was made with other arguments, see runs/{RUN}.args")
+
+
+def test_a_sweep_made_with_track_before_it_was_left_out_of_args_is_skipped(copy):
+    """The .args of sweeps up to now hold --track."""
+    (copy / "runs" / RUN).mkdir(parents=True)
+    (copy / "runs" / RUN / "evaluation.json").touch()
+    listed = sweep(copy, "reproduce.sh", "--list", "--track", "--num-envs", "2", **CELL).stdout
+    (copy / f"runs/{RUN}.args").write_text(listed.split(" ", 1)[1])
+    for flags in (["--num-envs", "2"], ["--track", "--num-envs", "2"], ["--num-envs", "2", "--track"]):
+        again = sweep(copy, "reproduce.sh", *flags, **CELL)
+        assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+
+
+def test_a_first_try_that_fails_does_not_block_the_corrected_one(copy):
+    wrong = sweep(copy, "reproduce.sh", *FLAGS, "--gamma", "2", **CELL)
+    assert wrong.returncode == 1
+    assert f"not finished: runs/{RUN}.log: " in wrong.stdout
+    assert "--gamma 2" in wrong.stdout
+    right = sweep(copy, "reproduce.sh", *FLAGS, **CELL)
+    assert (right.returncode, rows(copy)) == (0, 2), right.stdout
+    assert "--gamma" not in (copy / f"runs/{RUN}.args").read_text()
+
+
+def test_a_run_without_a_row_is_started_again_and_one_with_a_row_is_resumed(copy):
+    """What the script is told where the folder of an earlier try is there; a stand-in for it notes that."""
+    python = copy / "python"
+    python.write_text('#!/bin/sh\necho "told $*"\nexit 1\n')
+    python.chmod(0o755)
+    folder = copy / "runs" / RUN
+    folder.mkdir(parents=True)
+    (folder / "config.json").touch()
+
+    def told(*flags: str) -> str:
+        sweep(copy, "reproduce.sh", *flags, **CELL, PYTHON=str(python))
+        return (copy / f"runs/{RUN}.log").read_text().splitlines()[-1]
+
+    assert told("--gamma", "2").endswith(f"--gamma 2 --run-name {RUN}")
+    (folder / "metrics.csv").write_text("global_step,SPS\n")
+    assert told().endswith(f"--total-timesteps 128 --run-name {RUN}")
+    (folder / "metrics.csv").write_text("global_step,SPS\n64,1000\n")
+    assert told() == f"told ppo_baseline.py --resume runs/{RUN}"
+    refused = sweep(copy, "reproduce.sh", "--gamma", "0.9", **CELL, PYTHON=str(python))
+    assert (refused.returncode, "made with other arguments" in refused.stdout) == (1, True)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("flags", [["--help"], ["--track", "-h"]])
+def test_help_prints_the_header_and_the_options_and_starts_nothing(copy, name, flags):
+    process = sweep(copy, f"{name}.sh", *flags)
+    assert (process.returncode, process.stderr) == (0, "")
+    header = [
+        line[2:] for line in (ROOT / f"benchmark/{name}.sh").read_text().splitlines()[1:] if line.startswith("# ")
+    ]
+    assert process.stdout.splitlines()[0] == header[0]
+    assert "?" in process.stdout.split("Options of every sweep:")[0]
+    assert "SEEDS=" in process.stdout.split("Options of every sweep:")[1]
+    assert "shellcheck" not in process.stdout
+    assert not (copy / "runs").exists()
+
+
+def test_help_of_what_is_no_sweep(copy):
+    for flags in (["--help"], ["reproduce", "-h"], ["reproduce", "--", "--help"]):
+        process = sweep(copy, "slurm.sh", *flags)
+        assert (process.returncode, process.stderr) == (0, "")
+        assert process.stdout.startswith("Submits the runs of a sweep")
+    process = sweep(copy, "run.sh", "--help")
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr.startswith("usage: benchmark/run.sh NAME SCRIPT")
+    assert not (copy / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (dict(TASKS="Nope"), "TASKS: there is no Nope, only: HalfCheetah-v4 LunarLander-v3 Ant-v4"),
+        (dict(TASKS="Ant-v4 Nope"), "TASKS: there is no Nope, only: "),
+        (dict(VARIANTS="Nope"), "VARIANTS: there is no Nope, only: ppo-cleanrl ppo-matched prefpoe "),
+        (dict(VARIANTS="ppo prefpo*"), "VARIANTS: there is no prefpo*, only: "),
+        (dict(SEEDS="a"), 'SEEDS=a: give numbers, as in SEEDS="1 2 3"'),
+        (dict(SEEDS="1,2"), "SEEDS=1,2: give numbers"),
+        (dict(SEEDS=" "), "there are no runs with these TASKS, VARIANTS and SEEDS"),
+        (dict(WORKERS="0"), "WORKERS=0: give the number of runs"),
+        (dict(WORKERS="x"), "WORKERS=x: give the number of runs"),
+        (dict(STEPS="1e6"), "STEPS=1e6: give the number of environment steps"),
+        (dict(PREFIX="a b"), "PREFIX=a b: give letters"),
+        (dict(PYTHON="/no/such python"), "there is no program /no/such python: "),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(copy, changes, says):
+    process = sweep(copy, "reproduce.sh", **changes)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert re.fullmatch(r"benchmark/(reproduce|workers)\.sh: " + re.escape(says) + ".*\n", process.stderr)
+    assert not (copy / "runs").exists()
+
+
+@pytest.mark.parametrize("text", ["my name", "a  'b' \"c\" $HOME ; & \\ *", " end ", ""])
+def test_a_flags_value_is_one_word_whatever_it_holds(copy, text):
+    """In what the script is told; a stand-in for it notes that."""
+    python = copy / "a python"
+    python.write_text('#!/bin/sh\nprintf "<%s>\\n" "$@"\n')
+    python.chmod(0o755)
+    sweep(copy, "reproduce.sh", "--exp-name", text, **CELL, PYTHON=str(python))
+    told = (copy / f"runs/{RUN}.log").read_text().splitlines()
+    assert told[-4:] == ["<--exp-name>", f"<{text}>", "<--run-name>", f"<{RUN}>"]
+    listed = sweep(copy, "reproduce.sh", "--list", "--exp-name", text, **CELL).stdout
+    assert shlex.split(listed)[-2:] == ["--exp-name", text]
+    assert shlex.split((copy / f"runs/{RUN}.args").read_text()) == shlex.split(listed)[1:]
+
+
+def start(copy: Path, **options_and_pipes) -> subprocess.Popen:
+    """benchmark/reproduce.sh, begun."""
+    pipes = {name: value for name, value in options_and_pipes.items() if name.islower()}
+    changes = {name: value for name, value in options_and_pipes.items() if name.isupper()}
+    return subprocess.Popen([copy / "benchmark/reproduce.sh", *FLAGS], env=options(**changes), cwd=copy, **pipes)
+
+
+def test_two_sweeps_at_once_train_a_run_once(copy):
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    both = [start(copy, **CELL | {"STEPS": "2048"}, **pipes) for _ in range(2)]
+    output = "".join(process.communicate(timeout=120)[0] for process in both)
+    assert [process.returncode for process in both] == [0, 0], output
+    assert output.count(f"{RUN} finished") == 1
+    assert output.count(f"{RUN}: waiting for another sweep") == 1
+    assert [int(row["global_step"]) for row in read_metrics(copy / "runs" / RUN)] == list(range(64, 2049, 64))
+
+
+LONG = CELL | dict(SEEDS="1 2", STEPS="1000000", WORKERS="1")
+
+
+def stop_and_check(process: subprocess.Popen, copy: Path, stop, code: int) -> None:
+    """Stop a sweep of LONG in its first run: that one has its checkpoint, and no other starts."""
+    until(lambda: rows(copy) > 2)
+    stop()
+    assert process.wait(30) == code
+    assert processes(copy) == []
+    assert "stopped at step" in (copy / f"runs/{RUN}.log").read_text()
+    assert not (copy / "runs/LunarLander-v3__ppo__2.log").exists()
+
+
+def test_ctrl_c_stops_a_sweep_and_its_runs_and_it_goes_on_when_started_again(copy):
+    """In a terminal of its own, whose every process gets the signal."""
+    master, terminal = pty.openpty()
+    pipes = dict(stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True)
+    process = start(copy, **LONG, **pipes, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+    stop_and_check(process, copy, lambda: os.write(master, b"\x03"), 130)
+    assert b"stopped; start it again to go on" in os.read(master, 4096)
+    before = (copy / "runs" / RUN / "metrics.csv").read_bytes()
+
+    process = start(copy, **LONG, stdout=subprocess.PIPE)
+    until(lambda: rows(copy) > before.count(b"\n") + 1)
+    process.terminate()
+    assert process.wait(30) == 143
+    assert (copy / "runs" / RUN / "metrics.csv").read_bytes().startswith(before)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_the_sweep_alone_stops_its_runs_too(copy, number, code):
+    process = start(copy, **LONG, stdout=subprocess.DEVNULL)
+    stop_and_check(process, copy, lambda: process.send_signal(number), code)
+
+
+def test_prefpoe_names_the_script_for_a_tasks_kind_of_actions():
+    """As the environments say, for every task of the sweeps and one with a name alike."""
+    tasks = {run.split("__")[0].removeprefix("long-") for name in SWEEPS for run in listed(name)}
+    assert "BipedalWalker-v3" in tasks
+    for task in [*tasks, "LunarLanderContinuous-v3"]:
+        space = gym.make(task).action_space
+        script = "prefpoe_lunarlander.py" if isinstance(space, gym.spaces.Discrete) else "prefpoe_continuous.py"
+        shell = f"source benchmark/cells.sh && prefpoe {task}"
+        assert subprocess.check_output(["bash", "-c", shell], cwd=ROOT, text=True) == f"{script}\n"
+
+
+def listed(name: str) -> dict[str, list[str]]:
+    """The words of a sweep's runs, by run."""
+    lines = subprocess.check_output([ROOT / f"benchmark/{name}.sh", "--list"], env=options(STEPS=""), text=True)
+    return {line.split()[0]: shlex.split(line)[1:] for line in lines.splitlines()}
+
+
+def test_sweeps_mean_the_same_by_a_name_and_their_headers_count_their_runs():
+    """A name stands for one training, or the second sweep that has it would be refused."""
+    words = {}
+    for name in SWEEPS:
+        runs = listed(name)
+        for run, argv in runs.items():
+            assert words.setdefault(run, argv) == argv
+        header = (ROOT / f"benchmark/{name}.sh").read_text().split("# shellcheck")[0].replace("\n#", "")
+        assert re.search(rf"\b{len(runs)} runs of [12]M\s+steps", header), (name, len(runs))
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "variants", "seeds"),
+    [
+        ("reproduce", "Ant-v4", HEADLINE, 10),
+        ("reproduce", "LunarLander-v3", [*HEADLINE, "ppo"], 10),
+        ("reproduce", "Ant-v4", ["ppo"], 5),
+        ("breadth", "Hopper-v4", HEADLINE, 10),
+        ("breadth", "Humanoid-v4", HEADLINE, 3),
+        ("breadth", "BipedalWalker-v3", HEADLINE, 5),
+        ("length", "long-HalfCheetah-v4", HEADLINE[:4], 5),
+        ("guidance", "Walker2d-v4", ["prefpoe", *(f"prefpoe-beta1-{x}" for x in (0, 1, 2, 4))], 5),
+        (
+            "schedule",
+            "LunarLander-v3",
+            ["prefpoe", *(f"prefpoe-lambda-{x}" for x in ("falling", "rising", "guided"))],
+            5,
+        ),
+    ],
+)
+def test_a_sweep_has_these_seeds_of_these_variants(name, task, variants, seeds):
+    runs = [run.split("__") for run in listed(name)]
+    for variant in variants:
+        assert [run[2] for run in runs if run[:2] == [task, variant]] == [str(seed) for seed in range(1, seeds + 1)]
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--cells", "prefpoe_continuous:Ant-v4", "--steps", "4096"], "--steps 4096: give at least 6144"),
+        (["--cells", "prefpoe_continuous:Ant-v4:num-envs=2", "--steps", "10000"], "--steps 10000: give at least 12288"),
+        (["--cells", "nope:HalfCheetah-v4"], "--cells nope:HalfCheetah-v4: give script:task"),
+        (["--cells", "prefpoe_continuous"], "--cells prefpoe_continuous: give script:task"),
+        (
+            ["--cells", "prefpoe_continuous:Nope-v0"],
+            "--cells prefpoe_continuous:Nope-v0: Environment `Nope` doesn't exist",
+        ),
+        (["--cells", "ppo_baseline:Ant-v4:nosuch=3"], "--cells ppo_baseline:Ant-v4:nosuch=3: Unrec"),
+        (["--cells", "ppo_baseline:Ant-v4:gamma=3"], "--cells ppo_baseline:Ant-v4:gamma=3: --gamma 3.0: give"),
+        (["--cells", "ppo_baseline:Ant-v4:num-steps=20480"], "--cells ppo_baseline:Ant-v4:num-steps=20480: give"),
+        (["--peer", "no/such.py"], "--peer no/such.py: there is no such file"),
+        (["--peer", __file__, "--peer-python", "no/such"], "--peer-python no/such: there is no such program"),
+        (["--peer", __file__, "--turns", "0"], "--turns 0 --peer-steps 20480: give at least 1 and 2048"),
+        (["--cells", "prefpoe_continuous:CartPole-v1"], "--env-id CartPole-v1: this script needs a flat Box"),
+    ],
+)
+def test_a_mistake_of_speed_is_one_line_and_exit_code_2(argv, says):
+    command = [sys.executable, ROOT / "benchmark/speed.py", *argv]
+    process = subprocess.run(command, env=options(), capture_output=True, text=True, timeout=120, check=False)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr.startswith(f"error: {says}")
+    assert process.stderr.count("\n") == 1
