@@ -119,8 +119,8 @@ def draw_bars(task: str, rows: pd.DataFrame, variants: list[str]) -> Figure:
 
 def draw_response(task: str, rows: pd.DataFrame, prefixes: list[str]) -> Figure:
     """Both returns against the values of each coefficient, a panel each, the values at equal distances."""
-    size = (6.0, 3.5) if len(prefixes) == 1 else (3.2, 2.9)
-    figure, axes = panels(len(prefixes), f"{task}: IQM over seeds, 95 % bootstrap interval", *size, sharey=True)
+    size = (6.0, 3.5) if len(prefixes) == 1 else (2.8, 2.8)
+    figure, axes = panels(len(prefixes), f"{task}: IQM over seeds, 95 % bootstrap interval", *size, 3, sharey=True)
     for axis, prefix in zip(axes, prefixes, strict=True):
         default, default_value, label = COEFFICIENTS[prefix]
         variants, style = settings(prefix, {*rows["variant"]}), STYLE[default]
@@ -137,7 +137,7 @@ def draw_response(task: str, rows: pd.DataFrame, prefixes: list[str]) -> Figure:
         axis.set_xticks(range(len(variants)), ticks)
         axis.set_xlabel(label)
     figure.supylabel(RETURN, fontsize="medium")
-    add_legend(figure, axes[0], ncols=2 if len(prefixes) == 1 else 4)
+    add_legend(figure, axes[0], ncols=2 if len(prefixes) <= 2 else 4)
     return figure
 
 

@@ -16,7 +16,7 @@ from figures import POLICIES, RETURN, STYLE, draw_band, panels
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from report import read_results
-from tables import MATCHED
+from tables import NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = {
@@ -24,7 +24,6 @@ TASKS = {
     "Ant-v4": "prefpoe_continuous",
     "LunarLander-v3": "prefpoe_lunarlander",
 }
-NAMES = {"ppo-cleanrl": "PPO as published", MATCHED: "matched PPO", "prefpoe": "PrefPoE"}
 FILM = dict(skip=20, frames=90, every=2, height=200)  # steps left out, frames, steps between two, pixels
 
 
@@ -87,7 +86,7 @@ def draw_learning() -> Figure:
     curves = read_results(ROOT / "benchmark" / "results", "curves")
     figure, axes = panels(3, "return of the mean action: interquartile mean over seeds, 95 % bootstrap band", 3.5, 3.0)
     for axis, task in zip(axes, TASKS, strict=True):
-        for i, (variant, name) in enumerate(NAMES.items()):
+        for i, (variant, name) in enumerate([*NAMES.items()][:3]):
             style = dict(label=name, markevery=(2 * i, 6), markersize=5, **STYLE[variant])
             draw_band(axis, curves[task], variant, "eval_return", **style)
         axis.set_title(task, fontsize="medium")

@@ -1,8 +1,9 @@
-"""Turn finished runs into the tables and figures of benchmark/results/.
+"""Turn finished runs into the tables (tables.md) and figures of benchmark/results/.
 
     python benchmark/report.py runs/*                     # take in every finished run, then write tables and figures
     python benchmark/report.py                            # only write them again, from the CSV files in results/
-    python benchmark/report.py --update-readme            # and write the tables between the report marks of README.md
+    python benchmark/report.py --update-readme            # and write tables between the report marks of README.md and
+                                                          # of benchmark/results/README.md
 
 A run is a folder [prefix]<task>__<variant>__<seed>, as the sweeps name it. A run taken in before under the same name is
 replaced, and all others stay, so sweeps can be taken in one after the other and from several machines. Tables and
@@ -37,9 +38,9 @@ COLUMNS = {  # of <task>_<kind>.csv
     "curves": [*RUN, "global_step", *AVERAGED],
 }
 TEXT = ["variant", *VERSIONS, "returns"]  # the columns of these that hold no numbers
-EXPLANATION = """Interquartile means over seeds, with 95 % bootstrap intervals, which are too narrow where seeds are few.
-Evaluation is of the mean action after training, training return is that of the acting policy over training's last
-tenth."""
+FILLED = (ROOT / "README.md", ROOT / "benchmark" / "results" / "README.md")
+EXPLANATION = """`python benchmark/report.py` writes this from the CSV files beside it; what it means is in [README.md](README.md).
+Interquartile means over seeds, with 95 % bootstrap intervals, which are too narrow where seeds are few."""
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Args:
     figures: bool = True
     """draw the figures"""
     update_readme: bool = False
-    """write the tables into README.md, between <!-- report: NAME --> and <!-- /report -->"""
+    """write tables into README.md and benchmark/results/README.md, between <!-- report: NAME --> and <!-- /report -->"""
 
 
 def fail(message: str) -> NoReturn:
@@ -214,21 +215,23 @@ def take_in(folders: tuple[Path, ...], results: Path) -> None:
 # What is made of them
 
 
-def fill_in(text: str, tables: dict[str, str]) -> str:
-    """The text with a table between each <!-- report: NAME --> and <!-- /report -->."""
+def fill_in(path: Path, tables: dict[str, str]) -> str:
+    """The file's text with a table between each <!-- report: NAME --> and <!-- /report -->."""
 
     def block(match: re.Match) -> str:
         if match[1] not in tables:
-            fail(f"README.md: there is no table {match[1]}; there are: {', '.join(tables)}")
+            fail(f"{path}: there is no table {match[1]}; there are: {', '.join(tables)}")
         return f"<!-- report: {match[1]} -->\n\n{tables[match[1]]}\n\n<!-- /report -->"
 
-    return re.sub(r"<!-- report: (\S+) -->.*?<!-- /report -->", block, text, flags=re.DOTALL)
+    return re.sub(
+        r"<!-- report: (\S+) -->.*?<!-- /report -->", block, path.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
 
 
 def page(evaluations: Frames, tables: dict[str, str], figures: Iterable[str]) -> str:
-    """The results' README.md: the tables, and task by task the figures."""
-    lines = ["# Results", "", "Written by `benchmark/report.py` from the CSV files beside this. " + EXPLANATION, ""]
-    for key in ("headline", "improvement"):
+    """tables.md: every table but those that only put some of their rows together, and task by task the figures."""
+    lines = ["# Every table and figure", "", EXPLANATION, ""]
+    for key in ("headline", "changes", "improvement"):
         lines += [f"## {key}", "", tables[key], ""] if key in tables else []
     for task, rows in evaluations.items():
         lines += [f"## {task}", ""]
@@ -250,11 +253,10 @@ def main(args: Args) -> None:
     tables = make_tables(evaluations, curves)
     figures = make_figures(evaluations, curves)
     text = page(evaluations, tables, figures)
-    (args.results / "README.md").write_text(text, encoding="utf-8")
+    (args.results / "tables.md").write_text(text, encoding="utf-8")
     print(text)
-    if args.update_readme:
-        readme = ROOT / "README.md"
-        readme.write_text(fill_in(readme.read_text(encoding="utf-8"), tables), encoding="utf-8")
+    for path in FILLED if args.update_readme else ():
+        path.write_text(fill_in(path, tables), encoding="utf-8")
     for key, draw in figures.items() if args.figures else ():
         draw().savefig(args.results / f"{key}.png", metadata={"Software": None})
 

@@ -18,6 +18,14 @@ PAPER = {  # what the paper reports, by the task here
     "LunarLander-v3": "+276 % (LunarLander-v2)",
 }
 REPRODUCE = ("ppo-cleanrl", "ppo", MATCHED, "prefpoe", "prefpoe-anneal")
+NAMES = {  # what README.md calls those that it shows
+    "ppo-cleanrl": "PPO as published",
+    MATCHED: "matched PPO",
+    "prefpoe": "PrefPoE",
+    "prefpoe-anneal": "PrefPoE annealed",
+}
+FUSION = ("prefpoe", "prefpoe-linear", "prefpoe-none", MATCHED)
+BONUS = (MATCHED, "ppo-matched-ent-coef-0.01", "ppo-matched-ent-coef-0.01-anneal", "prefpoe", "prefpoe-anneal")
 INGREDIENTS = {
     "bootstrap": "time limits bootstrapped",
     "logstd": "log σ = −1 at the start",
@@ -40,11 +48,18 @@ COEFFICIENTS = {  # variants <prefix><value>: the variant with the default value
     "prefpoe-w-pref-": ("prefpoe", 0.05, r"$w_\mathrm{pref}$, weight of $L_\mathrm{pref}$"),
     "prefpoe-w-cons-": ("prefpoe", 0.1, r"$w_\mathrm{cons}$, weight of $L_\mathrm{cons}$"),
     "prefpoe-lambda-pref-": ("prefpoe", 1.0, r"$\lambda$, weight of the preference"),
-    "ppo-ent-coef-": ("ppo", 0.0, "ppo: weight of the entropy bonus"),
-    "ppo-matched-ent-coef-": (MATCHED, 0.0, f"{MATCHED}: weight of the entropy bonus"),
-    "ppo-matched-logstd-": (MATCHED, -1.0, rf"{MATCHED}: initial $\log\,\sigma$"),
+    "ppo-ent-coef-": ("ppo", 0.0, "ppo:\nweight of the entropy bonus"),
+    "ppo-matched-ent-coef-": (MATCHED, 0.0, f"{MATCHED}:\nweight of the entropy bonus"),
+    "ppo-matched-logstd-": (MATCHED, -1.0, MATCHED + ":\n" + r"initial $\log\,\sigma$"),
 }
 NOISE, *SENSITIVITY = COEFFICIENTS
+NOISES = ("prefpoe", *(f"{NOISE}{std}" for std in ("0.5", "1", "2", "4")), "prefpoe-beta1-0")
+WEIGHTS = ("alpha", "w-pref", "w-cons")
+REST = (MATCHED, "ppo-matched-ent-coef-0.01", "prefpoe", "prefpoe-anneal", "prefpoe-beta1-0")
+REST += tuple(
+    f"prefpoe-{x}" for x in ("alpha-0.1", "alpha-0.4", "w-pref-0.005", "w-pref-0.2", "w-cons-0.02", "w-cons-0.2")
+)
+REST += ("prefpoe-lambda-pref-2", "prefpoe-lambda-pref-4")
 Frames = dict[str, pd.DataFrame]  # by task
 
 # column -> name: of the mean action after training; of the acting policy in training's last tenth
@@ -93,14 +108,13 @@ def settings(prefix: str, variants: Iterable[str]) -> dict[float, str]:
 def sweeps(variants: set[str]) -> dict[str, list[str]]:
     """Each sweep that has a variant which those before it lack, and its variants that there are, in its order."""
     sensitivity = dict.fromkeys(v for prefix in SENSITIVITY for v in settings(prefix, variants).values())
-    bonus = (MATCHED, "ppo-matched-ent-coef-0.01", "ppo-matched-ent-coef-0.01-anneal")
     members = {
         "reproduce": REPRODUCE,
         "attribution": ATTRIBUTION.values(),
-        "fusion": ("prefpoe", "prefpoe-linear", "prefpoe-none", MATCHED),
+        "fusion": FUSION,
         "advantage-noise": settings(NOISE, variants).values(),
         "sensitivity": sorted(sensitivity, key=lambda variant: variant not in REPRODUCE),  # the defaults first
-        "entropy-bonus": (*bonus, "prefpoe", "prefpoe-anneal"),
+        "entropy-bonus": BONUS,
         "lambda-schedule": ("prefpoe", *(f"prefpoe-lambda-{kind}" for kind in ("falling", "rising", "guided"))),
     }
     members["other"] = sorted(variants.difference(*members.values()))
@@ -160,16 +174,46 @@ def effects_table(rows: pd.DataFrame) -> str:
     return table(lines) if lines else ""
 
 
-def headline_table(evaluations: Frames) -> str:
-    """Two rows a task of the paper, one a measure: its claim and what was measured here."""
+def number_of_seeds(rows: pd.DataFrame, variants: Iterable[str]) -> str:
+    """The fewest and the most seeds of these variants, of those that there are."""
+    counts = [count for variant in variants if (count := len(scores(rows, variant, "evaluation")))] or [0]
+    return "–".join(map(str, sorted({min(counts), max(counts)})))
+
+
+def evaluation_table(evaluations: Frames) -> str:
+    """A row a task of the paper: the evaluations of what README.md shows."""
     lines = []
-    for task, measure in itertools.product([task for task in PAPER if task in evaluations], MEASURES):
-        x = {variant: scores(evaluations[task], variant, measure) for variant in REPRODUCE}
-        counts = [len(runs) for runs in x.values() if len(runs)] or [0]
-        line = {"task": task, "the paper": PAPER[task], "return": MEASURES[measure]}
-        line |= {variant: with_interval("{:,.0f}", iqm, runs) for variant, runs in x.items()}
-        line |= {f"prefpoe vs {base}": change(x["prefpoe"], x[base]) for base in ("ppo-cleanrl", MATCHED)}
-        lines.append(line | {"seeds": "–".join(map(str, sorted({min(counts), max(counts)})))})
+    for task in [task for task in PAPER if task in evaluations]:
+        rows = evaluations[task]
+        cells = {name: with_interval("{:,.0f}", iqm, scores(rows, v, "evaluation")) for v, name in NAMES.items()}
+        lines.append({"task": task} | cells | {"seeds": number_of_seeds(rows, NAMES)})
+    return table(lines)
+
+
+def returns_table(evaluations: Frames, variants: tuple[str, ...]) -> str:
+    """Two rows a task of the paper, one a measure: what the variants reach.
+
+    Without variants that there are none of, and tasks that have none but those of reproduce.sh.
+    """
+    own = {*variants}.difference(REPRODUCE) or {*variants}
+    tasks = [task for task in PAPER if task in evaluations and own & {*evaluations[task]["variant"]}]
+    shown = [v for v in variants if any(len(scores(evaluations[task], v, "evaluation")) for task in tasks)]
+    lines = []
+    for task, (m, measure) in itertools.product(tasks, MEASURES.items()):
+        rows = evaluations[task]
+        cells = {variant: with_interval("{:,.0f}", iqm, scores(rows, variant, m)) for variant in shown}
+        lines.append({"task": task, "return": measure} | cells | {"seeds": number_of_seeds(rows, shown)})
+    return table(lines) if lines else ""
+
+
+def changes_table(evaluations: Frames) -> str:
+    """Two rows a task of the paper, one a measure: its claim, and how far PrefPoE and its baselines are apart here."""
+    lines = []
+    for task, (m, measure) in itertools.product([task for task in PAPER if task in evaluations], MEASURES.items()):
+        x = {variant: scores(evaluations[task], variant, m) for variant in REPRODUCE}
+        line = {"task": task, "the paper": PAPER[task], "return": measure}
+        pairs = [(MATCHED, "ppo-cleanrl"), ("prefpoe", "ppo-cleanrl"), ("prefpoe", MATCHED)]
+        lines.append(line | {f"{variant} vs {base}": change(x[variant], x[base]) for variant, base in pairs})
     return table(lines)
 
 
@@ -200,11 +244,38 @@ def experts_table(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     return table(lines) if curves["guidance"].notna().any() else ""
 
 
+def ratio_at_rest(variant: str) -> float:
+    """1 - alpha w_pref / w_cons, which is sigma_f^2 / sigma_p^2 where the preference of Gaussian experts comes to rest."""
+    weights = {name: COEFFICIENTS[f"prefpoe-{name}-"][1] for name in WEIGHTS}
+    weights |= {x: float(variant[len(f"prefpoe-{x}-") :]) for x in WEIGHTS if variant.startswith(f"prefpoe-{x}-")}
+    return 1 - weights["alpha"] * weights["w-pref"] / weights["w-cons"]
+
+
+def rest_table(evaluations: Frames, curves: Frames) -> str:
+    """A row a variant on the paper's tasks of continuous actions: where its policies should come to rest, and do."""
+    lines = []
+    for task, variant in itertools.product(["HalfCheetah-v4", "Ant-v4"], REST):
+        if task not in evaluations or not len(scores(evaluations[task], variant, "evaluation")):
+            continue
+        x = {column: late(curves[task], variant, column) for column in ("trace_main", "trace_pref", "trace_fused")}
+        ratio, acting = x["trace_fused"] / x["trace_pref"], x["trace_fused" if len(x["trace_fused"]) else "trace_main"]
+        line = {"task": task, "variant": variant, "seeds": len(x["trace_main"])}
+        line["1 − α w_pref / w_cons"] = f"{ratio_at_rest(variant):.2f}" if len(ratio) else "–"
+        line["tr Σ_f / tr Σ_p"] = with_interval("{:.2f}", iqm, ratio)
+        line["tr Σ of the acting policy"] = with_interval("{:.2f}", iqm, acting)
+        lines.append(line | returns_of(evaluations[task], variant))
+    return table(lines) if lines else ""
+
+
 def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
-    """Every table by its name: headline, improvement, <task>-<sweep>, <task>-effects (of attribution), <task>-experts."""
+    """Every table by its name: first those over tasks, of README.md and of the paper beside the results; then
+    <task>-<sweep>, <task>-effects (of attribution) and <task>-experts."""
     tables = {"improvement": improvement_table(evaluations)}
     if any(task in evaluations for task in PAPER):
-        tables = {"headline": headline_table(evaluations)} | tables
+        tables |= {"evaluation": evaluation_table(evaluations), "changes": changes_table(evaluations)}
+        groups = {"headline": REPRODUCE, "fusion": FUSION, "advantages": NOISES, "entropy-bonus": BONUS}
+        tables |= {name: returns_table(evaluations, variants) for name, variants in groups.items()}
+        tables["rest"] = rest_table({task: evaluations[task] for task in curves if task in evaluations}, curves)
     for task, rows in evaluations.items():
         found = sweeps({*rows["variant"]})
         tables |= {f"{task}-{sweep}": sweep_table(task, rows, variants) for sweep, variants in found.items()}

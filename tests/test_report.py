@@ -234,7 +234,8 @@ def test_the_sweeps_and_the_tables_name_the_same_variants():
             found = tables.sweeps({*variants})
             assert "other" not in found
             if sweep in found:
-                assert {*variants} - {*found[sweep]} <= {"ppo-matched"}  # which has a column of its own
+                others = {"ppo-matched", *found.get("entropy-bonus", [])}  # have a column and a table of their own
+                assert {*variants} - {*found[sweep]} <= others
             names |= {*variants}
     assert {"reproduce", "attribution", "fusion", "sensitivity"} <= {script.stem for script in scripts}
     assert {*tables.REPRODUCE, *tables.ATTRIBUTION.values()} <= names
@@ -244,24 +245,43 @@ def test_the_sweeps_and_the_tables_name_the_same_variants():
     assert {*figures.STYLE} == {*tables.REPRODUCE}
 
 
+def cells_of(table):
+    """A Markdown table's rows, each by column."""
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return [dict(zip(cells[0], line, strict=True)) for line in cells[2:]]
+
+
 def test_tables_hold_what_the_rows_say():
     cheetah = evaluation_rows(ppo_cleanrl=[100], ppo_matched=[400, 400], prefpoe=[300, 500])
     lander = evaluation_rows(ppo_matched=[250, 150], prefpoe=[200, 220, 199, 260])
     made = tables.make_tables({"HalfCheetah-v4": cheetah, "LunarLander-v3": lander, "CartPole-v1": lander[:1]}, {})
-    names = ["headline", "improvement", "HalfCheetah-v4-reproduce", "LunarLander-v3-reproduce", "CartPole-v1-reproduce"]
-    assert list(made) == names
+    names = ["improvement", "evaluation", "changes", "headline"]
+    assert list(made) == [*names, "HalfCheetah-v4-reproduce", "LunarLander-v3-reproduce", "CartPole-v1-reproduce"]
 
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in made["headline"].splitlines()]
-    row = dict(zip(cells[0], cells[2], strict=True))
-    assert row["the paper"] == "1,276 → 5,375 (+321 %)"
-    assert (row["ppo-cleanrl"], row["ppo"], row["ppo-matched"]) == ("100", "–", "400 [400, 400]")
-    assert (row["prefpoe"], row["seeds"]) == ("400 [300, 500]", "1–2")
-    assert (row["prefpoe vs ppo-cleanrl"], row["prefpoe vs ppo-matched"]) == ("+300 %", "+0 % [-25 %, +25 %]")
-    assert [(line[0], line[2]) for line in cells[2:]] == [
-        (task, measure)
-        for task in ("HalfCheetah-v4", "LunarLander-v3")
-        for measure in ("evaluation", "training return")
-    ]
+    rows = cells_of(made["headline"])
+    assert rows[0] == {
+        "task": "HalfCheetah-v4",
+        "return": "evaluation",
+        "ppo-cleanrl": "100",
+        "ppo-matched": "400 [400, 400]",
+        "prefpoe": "400 [300, 500]",
+        "seeds": "1–2",
+    }
+    two = [(task, m) for task in ("HalfCheetah-v4", "LunarLander-v3") for m in ("evaluation", "training return")]
+    assert [(row["task"], row["return"]) for row in rows] == two
+    changes = cells_of(made["changes"])
+    assert [(row["task"], row["return"]) for row in changes] == two
+    assert changes[0]["the paper"] == "1,276 → 5,375 (+321 %)"
+    assert (changes[0]["ppo-matched vs ppo-cleanrl"], changes[0]["prefpoe vs ppo-cleanrl"]) == ("+300 %", "+300 %")
+    assert changes[0]["prefpoe vs ppo-matched"] == "+0 % [-25 %, +25 %]"
+    assert cells_of(made["evaluation"])[1] == {
+        "task": "LunarLander-v3",
+        "PPO as published": "–",
+        "matched PPO": "200 [150, 250]",
+        "PrefPoE": rows[2]["prefpoe"],
+        "PrefPoE annealed": "–",
+        "seeds": "2–4",
+    }
     assert "| prefpoe | 4 | 210 [" in made["LunarLander-v3-reproduce"]  # without 199 and 260
     assert "| 75 % [25 %, 100 %] |" in made["LunarLander-v3-reproduce"]
     assert "landed" not in made["HalfCheetah-v4-reproduce"]
@@ -272,9 +292,9 @@ def test_tables_hold_what_the_rows_say():
 def test_a_variant_alone_makes_tables(variant):
     rows = evaluation_rows(**{variant: [100, -200]})
     made = tables.make_tables({"HalfCheetah-v4": rows, "LunarLander-v3": rows}, {})
-    assert "headline" in made
+    assert "changes" in made
     for task in ("HalfCheetah-v4", "LunarLander-v3"):
-        (text,) = (text for name, text in made.items() if name.startswith(task))
+        (text,) = (text for name, text in made.items() if name.startswith(f"{task}-"))
         assert f"| {variant} | 2 | -50 [-200, 100] | -50 [-200, 100] | – | – |" in text
 
 
@@ -335,6 +355,43 @@ def test_experts_are_those_of_trainings_end_averaged_run_by_run():
     assert "Ant-v4-experts" not in made
 
 
+def test_tables_over_tasks_leave_out_tasks_and_variants_that_there_are_none_of():
+    cheetah = evaluation_rows(ppo_matched=[400, 400], prefpoe=[300, 500, 400], prefpoe_none=[100])
+    lander = evaluation_rows(ppo_matched=[250, 150], prefpoe=[200, 220])
+    made = tables.make_tables({"HalfCheetah-v4": cheetah, "LunarLander-v3": lander, "Hopper-v4": cheetah}, {})
+    assert "advantages" not in made
+    assert "entropy-bonus" not in made
+    rows = cells_of(made["fusion"])
+    assert [*rows[0]] == ["task", "return", "prefpoe", "prefpoe-none", "ppo-matched", "seeds"]
+    assert [row["task"] for row in rows] == ["HalfCheetah-v4"] * 2
+    assert (rows[0]["prefpoe-none"], rows[0]["seeds"]) == ("100", "1–3")
+
+
+@pytest.mark.parametrize(
+    "variant, ratio",
+    {"prefpoe": 0.9, "prefpoe-beta1-0": 0.9, "prefpoe-alpha-0.4": 0.8, "prefpoe-w-pref-0.2": 0.6}.items(),
+)
+def test_the_ratio_at_rest_is_that_of_the_variants_own_coefficients(variant, ratio):
+    assert tables.ratio_at_rest(variant) == pytest.approx(ratio)
+
+
+def test_rest_compares_the_acting_policys_variance_with_the_preferences():
+    nan = math.nan
+    variances = {"ppo-matched": (0.1, nan, nan), "prefpoe-w-cons-0.02": (1.0, 0.8, 0.4)}
+    curves = pd.DataFrame(
+        dict.fromkeys(report.AVERAGED, nan)
+        | {"variant": name, "seed": 1, "global_step": 1000}
+        | dict(zip(("trace_main", "trace_pref", "trace_fused"), x, strict=True))
+        for name, x in variances.items()
+    )
+    rows = evaluation_rows(ppo_matched=[10], prefpoe_w_cons_0=[1]).replace("prefpoe-w-cons-0", "prefpoe-w-cons-0.02")
+    made = cells_of(tables.make_tables({"Ant-v4": rows}, {"Ant-v4": curves})["rest"])
+    assert [[*row.values()][1:6] for row in made] == [
+        ["ppo-matched", "1", "–", "–", "0.10"],
+        ["prefpoe-w-cons-0.02", "1", "0.50", "0.50", "0.40"],
+    ]
+
+
 def test_improvement_is_averaged_over_the_papers_tasks_and_over_all_unprefixed_ones():
     better, worse = (
         evaluation_rows(prefpoe=[3, 3], ppo_matched=[2, 1]),
@@ -349,26 +406,41 @@ def test_improvement_is_averaged_over_the_papers_tasks_and_over_all_unprefixed_o
     assert "| 0.33 |" in lake["FrozenLake-v1-reproduce"]
 
 
-def test_blocks_are_filled_in_and_unknown_ones_reported(capsys):
-    text = "a\n<!-- report: one -->old\n\nlines<!-- /report -->\nb\n<!-- report: two --><!-- /report -->\n"
-    filled = report.fill_in(text, {"one": "1", "two": "2"})
+def test_blocks_are_filled_in_and_unknown_ones_reported(tmp_path, capsys):
+    path = tmp_path / "page.md"
+    path.write_text("a\n<!-- report: one -->old\n\nlines<!-- /report -->\nb\n<!-- report: two --><!-- /report -->\n")
+    filled = report.fill_in(path, {"one": "1", "two": "2"})
     assert filled == (
         "a\n<!-- report: one -->\n\n1\n\n<!-- /report -->\nb\n<!-- report: two -->\n\n2\n\n<!-- /report -->\n"
     )
-    assert report.fill_in(filled, {"one": "1", "two": "2"}) == filled
+    path.write_text(filled)
+    assert report.fill_in(path, {"one": "1", "two": "2"}) == filled
     with pytest.raises(SystemExit):
-        report.fill_in(text, {"one": "1"})
-    assert "no table two; there are: one" in capsys.readouterr().err
+        report.fill_in(path, {"one": "1"})
+    assert "page.md: there is no table two; there are: one" in capsys.readouterr().err
 
 
-def test_readme_says_what_the_committed_results_say():
-    results, readme = ROOT / "benchmark" / "results", (ROOT / "README.md").read_text(encoding="utf-8")
+def test_update_readme_fills_both_pages(runs, tmp_path, monkeypatch):
+    pages = tmp_path / "one.md", tmp_path / "two.md"
+    for page in pages:
+        page.write_text(f"<!-- report: {TASK}-reproduce --><!-- /report -->")
+    monkeypatch.setattr(report, "FILLED", pages)
+    make(tmp_path / "results", *runs.iterdir())
+    assert all("prefpoe" not in page.read_text() for page in pages)
+    make(tmp_path / "results", update_readme=True)
+    assert all("| prefpoe | 1 |" in page.read_text() for page in pages)
+
+
+def test_every_page_says_what_the_committed_results_say():
+    results = ROOT / "benchmark" / "results"
     evaluations, curves = (report.read_results(results, kind) for kind in ("evaluations", "curves"))
     made = tables.make_tables(evaluations, curves)
-    assert report.fill_in(readme, made) == readme
-    assert "<!-- report: headline -->" in readme
+    marked = {path for path in ROOT.glob("**/*.md") if "<!-- report: " in path.read_text(encoding="utf-8")}
+    assert {*report.FILLED} == {path for path in marked if ".venv" not in path.parts}
+    for path in report.FILLED:
+        assert report.fill_in(path, made) == path.read_text(encoding="utf-8")
     page = report.page(evaluations, made, figures.make_figures(evaluations, curves))
-    assert (results / "README.md").read_text(encoding="utf-8") == page
+    assert (results / "tables.md").read_text(encoding="utf-8") == page
 
 
 def test_the_committed_csv_files_are_written_again_to_the_byte(tmp_path):
@@ -472,7 +544,7 @@ def test_figures_are_small_pngs(runs, tmp_path):
     make(tmp_path / "results", *runs.iterdir(), figures=True)
     names = ["learning", "entropy", "trace", "guidance", "attribution", "advantage-noise", "sensitivity"]
     assert {path.name for path in (tmp_path / "results").glob("*.png")} == {f"{TASK}_{name}.png" for name in names}
-    page = (tmp_path / "results" / "README.md").read_text(encoding="utf-8")
+    page = (tmp_path / "results" / "tables.md").read_text(encoding="utf-8")
     for name in names:
         data = (tmp_path / "results" / f"{TASK}_{name}.png").read_bytes()
         assert data[:8] == b"\x89PNG\r\n\x1a\n"
@@ -507,7 +579,7 @@ def test_the_command_line_takes_all_of_a_runs_folder(runs, tmp_path):
     argv.append("--no-figures")
     process = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=60, check=True)
     assert process.stderr == "skipped: 1 unfinished runs, 2 not <task>__<variant>__<seed>\n"
-    assert process.stdout.strip() == (tmp_path / "results" / "README.md").read_text(encoding="utf-8").strip()
+    assert process.stdout.strip() == (tmp_path / "results" / "tables.md").read_text(encoding="utf-8").strip()
     assert len(rows_of(tmp_path / "results", "evaluations")) == 2
 
 

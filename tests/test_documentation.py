@@ -1,0 +1,358 @@
+"""What the Markdown files say: commands work, links lead somewhere, numbers are those of the results."""
+
+import csv
+import fnmatch
+import functools
+import importlib
+import itertools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tyro
+from conftest import ROOT, SCRIPTS, environment
+
+sys.path.insert(0, str(ROOT / "benchmark"))
+report = importlib.import_module("report")
+tables = importlib.import_module("tables")
+statistics = importlib.import_module("statistics_of_runs")
+
+LIST = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+FILES = subprocess.run(LIST, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+FILES = [name for name in FILES if (ROOT / name).is_file()]
+PAGES = [name for name in FILES if name.endswith(".md")]
+GUIDE, PAPER = "benchmark/README.md", "benchmark/results/README.md"
+SWEEPS = {path.name for path in (ROOT / "benchmark").glob("*.sh") if "\nrun_sweep " in path.read_text()}
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(name, language):
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", read(name), flags=re.DOTALL | re.MULTILINE)
+    return [block for kind, block in fenced if kind == language]
+
+
+def without_blocks(name):
+    return re.sub(r"^```.*?^```$", "", read(name), flags=re.DOTALL | re.MULTILINE)
+
+
+def spans(name):
+    """What stands in backquotes in the prose and in tables."""
+    return spans_of(without_blocks(name))
+
+
+def spans_of(text):
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+def split(line):
+    """The commands of a line of shell, each as (variables set for it, words)."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    for separator, words in itertools.groupby(lexer, lambda word: set(word) <= set("&;")):
+        words = [*words]
+        variables = [*itertools.takewhile(lambda word: re.match(r"[A-Z]+=", word), words)]
+        if not separator:
+            yield dict(x.split("=", 1) for x in variables), words[len(variables) :]
+
+
+def commands():
+    """Every command of every page: blocks without a language hold nothing else, and so do spans that call a script."""
+    call = re.compile(r"([A-Z]+=\S+ )*(\S*python3? \S|diff |\S+\.py -|benchmark/\S+\.sh)")
+    for name in PAGES:
+        lines = [line for block in blocks(name, "") for line in block.replace("\\\n", " ").splitlines()]
+        for line in [*lines, *filter(call.match, spans(name))]:
+            for variables, words in split(line):
+                yield pytest.param(variables, words, id=f"{name}: {' '.join(words)}")
+
+
+def check_flags(script, argv):
+    """SystemExit where the script does not know these flags."""
+    sys.path[:0] = [str(ROOT)]
+    module = importlib.import_module(script.removeprefix("benchmark/").removesuffix(".py").replace("/", "."))
+    if module.__name__ in SCRIPTS:
+        module.read_flags(argv, module.Args())
+    elif hasattr(module, "Args"):
+        tyro.cli(module.Args, args=argv)
+    else:
+        tyro.cli(functools.wraps(module.main)(lambda **values: None), args=argv)
+
+
+def check_sweep(script, flags, variables):
+    """The sweep lists runs, and the first one's script knows their flags."""
+    argv = ["bash", str(ROOT / script), "--list", *flags]
+    listed = subprocess.run(argv, env=environment(**variables), capture_output=True, text=True, timeout=60, check=True)
+    name, run, *flags = shlex.split(listed.stdout.splitlines()[0])
+    assert name.startswith(variables.get("PREFIX", ""))
+    check_flags(run, flags)
+
+
+@pytest.mark.parametrize("variables, words", commands())
+def test_every_command_is_one(variables, words, capsys):
+    program, *rest = words
+    if re.fullmatch(r"(.*/)?python3?", program) and rest[0].endswith(".py"):
+        program, *rest = rest
+    if program.endswith(".py"):
+        assert program in FILES
+        check_flags(program, rest)
+    elif program == "benchmark/slurm.sh":
+        own = rest.index("--") if "--" in rest else len(rest)
+        assert f"{rest[0]}.sh" in SWEEPS
+        check_sweep(f"benchmark/{rest[0]}.sh", rest[own + 1 :], variables)
+    elif program.endswith(".sh"):
+        assert os.access(ROOT / program, os.X_OK)
+        if program.removeprefix("benchmark/") in SWEEPS:
+            check_sweep(program, [flag for flag in rest if flag != "--list"], variables)
+    elif program == "diff":
+        assert {*rest} <= {*FILES}
+    elif "install" in rest:
+        assert rest[-2] == "-r"
+        assert rest[-1] in FILES
+    else:
+        venv = ["-m", "venv"], ["-m", "pytest"]
+        assert words == ["source", ".venv/bin/activate"] or rest[:2] in venv
+
+
+def test_every_flag_in_the_prose_is_one():
+    modules = [importlib.import_module(name) for name in (*SCRIPTS, "report", "plot", "speed")]
+    names = {name.replace("_", "-") for module in modules for name in vars(module.Args()) if name[0] != "_"}
+    known = {f"--{no}{name}" for name in names for no in ("", "no-")} | {"--help", "--list"}
+    found = {(name, span.split()[0]) for name in PAGES for span in spans(name) if span.startswith("--") and span[2:]}
+    assert [(name, flag) for name, flag in sorted(found) if flag not in known] == []
+    assert len(found) > 10
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    """A copy of the repository in which README.md's commands for use have run, in their order, with few steps."""
+    folder = tmp_path_factory.mktemp("session")
+    for name in FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    (block,) = (block for block in blocks("README.md", "") if "--resume" in block)
+    for _, (program, *words) in itertools.chain.from_iterable(map(split, block.splitlines())):
+        assert program == "python"
+        if "--capture-video" in words:  # 0.1 s a step without a GPU; other tests film
+            continue
+        if words[0].startswith("pref"):
+            few = {"--run-name": "--total-timesteps 4096 --no-compile", "--evaluate": "--eval-episodes 1"}
+            few |= {"--track": "--total-timesteps 4096 --no-compile --eval-episodes 1"}
+            command = " ".join(words).replace("--total-timesteps 40960", "")
+            words = shlex.split(command) + [x for flag in few if flag in words for x in few[flag].split()]
+        argv = [sys.executable, *words]
+        environ = environment(WANDB_MODE="offline")
+        process = subprocess.run(argv, cwd=folder, env=environ, capture_output=True, text=True, check=False)
+        assert process.returncode == 0, (words, process.stderr)
+    return folder
+
+
+def test_readmes_commands_do_what_it_says(session):
+    run = session / "runs" / "cheetah"
+    assert {"config.json", "metrics.csv", "checkpoint.pt", "evaluation.json"} <= {path.name for path in run.iterdir()}
+    assert (run / "plot.png").read_bytes()[:4] == b"\x89PNG"
+    assert [*(session / "runs").glob("LunarLander-v3__*/wandb/offline-run-*")]
+
+
+def test_every_column_of_metrics_csv_is_described_and_no_other(session):
+    with open(session / "runs" / "cheetah" / "metrics.csv", newline="") as file:
+        columns = next(csv.reader(file))
+    section = read(GUIDE).split("## The columns of metrics.csv\n")[1].split("\n## ")[0]
+    described = [x for line in section.splitlines() for x in re.findall(r"`([a-zA-Z_*]+)`", line.split(" | ")[0])]
+    described = [name for name in described if name not in ("main", "nan")]
+    for column in columns:
+        assert sum(fnmatch.fnmatchcase(column, name) for name in described) == 1, column
+    for name in described:
+        assert fnmatch.filter(columns, name), name
+
+
+def test_the_changed_fusion_follows_the_preference_less_where_the_experts_disagree(continuous):
+    (code,) = blocks("README.md", "python")
+    exec(code, namespace := dict(vars(continuous)))  # noqa: S102 (README.md's own)
+    args = continuous.Args(lambda_pref=0.7)
+    for xp in (np, importlib.import_module("torch")):
+        main, agreeing, other = (
+            continuous.Gaussian(xp.full((3, 2), mean), xp.full((3, 2), std))
+            for mean, std in ((0.1, 0.5), (0.1, 0.3), (0.9, 0.3))
+        )
+        new, old = namespace["fuse"](main, agreeing, args), continuous.fuse(main, agreeing, args)
+        assert xp.allclose(new.mean, old.mean)
+        assert xp.allclose(new.std, old.std)
+        new, old = namespace["fuse"](main, other, args), continuous.fuse(main, other, args)
+        assert ((main.mean < new.mean) & (new.mean < old.mean)).all()
+        assert ((old.std < new.std) & (new.std < main.std)).all()
+
+
+# Links and names
+
+
+def anchors(name):
+    """Of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", without_blocks(name), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    targets = re.findall(r"\]\(([^)\s]+)\)", without_blocks(name))
+    folder = (ROOT / name).parent
+    for target in [target for target in targets if not target.startswith("https://")]:
+        path, _, anchor = target.partition("#")
+        file = (folder / path).resolve() if path else ROOT / name
+        assert file.exists(), target
+        if anchor:
+            assert anchor in anchors(file.relative_to(ROOT)), target
+
+
+def test_every_figure_is_shown_and_every_page_is_linked():
+    linked = {
+        ((ROOT / name).parent / target).resolve()
+        for name in PAGES
+        for target in re.findall(r"\]\(([^)#\s]+)", without_blocks(name))
+        if not target.startswith("https://")
+    }
+    linked |= {path / "README.md" for path in linked if path.is_dir()}
+    shown = [*PAGES, *(name for name in FILES if name.endswith((".png", ".webp"))), "CITATION.cff"]
+    assert [name for name in shown if name != "README.md" and ROOT / name not in linked] == []
+
+
+def test_readme_is_short():
+    assert len(read("README.md").splitlines()) <= 130
+
+
+def test_the_guide_lists_every_sweep_and_no_other():
+    assert {*re.findall(r"^\| `(\w+\.sh)` \|", read(GUIDE), flags=re.MULTILINE)} == SWEEPS
+
+
+# Numbers of the paper beside the results
+
+
+@pytest.fixture(scope="module")
+def results():
+    """The committed evaluations and curves, by task."""
+    return [report.read_results(ROOT / "benchmark" / "results", kind) for kind in ("evaluations", "curves")]
+
+
+CHEETAH, ANT, LANDER, MATCHED = "HalfCheetah-v4", "Ant-v4", "LunarLander-v3", tables.MATCHED
+
+
+def test_every_number_of_the_paper_is_that_of_the_results(results):
+    evaluations, curves = results
+
+    def value(task, variant):
+        return tables.with_interval("{:,.0f}", statistics.iqm, runs(task, variant))
+
+    def difference(task, variant, base, measure="evaluation"):
+        samples = runs(task, variant, measure), runs(task, base, measure)
+        return tables.with_interval("{:+,.0f}", statistics.effect, *samples)
+
+    def runs(task, variant, measure="evaluation"):
+        return statistics.scores(evaluations[task], variant, measure)
+
+    def at_the_end(variant, *columns, form="{:.2f}", task=CHEETAH):
+        x = [statistics.late(curves[task], variant, column) for column in columns]
+        return tables.with_interval(form, statistics.iqm, x[0] / x[1] if x[1:] else x[0])
+
+    def landed(variant):
+        share = functools.partial(np.mean, axis=-1)
+        return tables.with_interval("{:.0f} %", share, statistics.landed(evaluations[LANDER], variant))
+
+    def added(task, ingredient):
+        lines = [line.strip("| ").split(" | ") for line in tables.effects_table(evaluations[task]).splitlines()]
+        (cell,) = (line[4] for line in lines if line[:2] == [ingredient, "evaluation"])
+        return cell
+
+    training = "training_return"
+    claims = [
+        f"from {value(CHEETAH, 'ppo-cleanrl')} to {value(CHEETAH, 'prefpoe')}",
+        f"`ppo-matched` stands at {value(CHEETAH, MATCHED)}",
+        f"`prefpoe` less `ppo-matched` is {difference(CHEETAH, 'prefpoe', MATCHED)}",
+        f"On Ant-v4 this difference is {difference(ANT, 'prefpoe', MATCHED)}",
+        f"On LunarLander-v3 it is {difference(LANDER, 'prefpoe', MATCHED)}",
+        f"`prefpoe` lands in {landed('prefpoe')}",
+        f"`ppo-matched` in {landed(MATCHED)}",
+        f"the difference is {difference(CHEETAH, 'prefpoe', MATCHED, training)}, which just excludes 0",
+        f"On Ant-v4 it is {difference(ANT, 'prefpoe', MATCHED, training)}, which does not",
+        f"it adds {difference(ANT, 'prefpoe-anneal', 'prefpoe', training)} to the training return",
+        f"log σ = −1 at the start brings {added(CHEETAH, 'log σ = −1 at the start')} of evaluation",
+        f"bootstrapped time limits {added(CHEETAH, 'time limits bootstrapped')}",
+        f"On Ant-v4 log σ brings {added(ANT, 'log σ = −1 at the start')}",
+        f"less `prefpoe` it is {difference(CHEETAH, 'ppo-logstd', 'prefpoe')}",
+        f"the ratio of `prefpoe` is {at_the_end('prefpoe', 'trace_fused', 'trace_pref', task=LANDER)}",
+        f"`prefpoe` less the bonus being {difference(LANDER, 'prefpoe', 'ppo-matched-ent-coef-0.01')}",
+        f"tr Σ is {at_the_end('ppo-matched-ent-coef-0.01', 'trace_main')} with the bonus",
+        f"and {at_the_end('prefpoe', 'trace_fused')} with the product",
+        f"against {at_the_end(MATCHED, 'trace_main')} with neither",
+        f"acts by itself, ends at {at_the_end('prefpoe-none', 'trace_fused')}",
+        f"above that of the main expert alone, by {difference(LANDER, 'prefpoe', 'prefpoe-none')}",
+        f"is {at_the_end('prefpoe', 'guidance', form='{:.3f}')} at the end of training on HalfCheetah-v4",
+        f"and {at_the_end('prefpoe-beta1-0', 'guidance', form='{:.3f}')} in `prefpoe-beta1-0`",
+        f"Doubled by α it evaluates at {value(CHEETAH, 'prefpoe-alpha-0.4')}",
+        f"fourfold by w_pref at {value(CHEETAH, 'prefpoe-w-pref-0.2')}",
+        f"with {value(CHEETAH, 'prefpoe-lambda-pref-2')} and {value(CHEETAH, 'prefpoe-lambda-pref-4')}",
+        f"−2 gives {value(CHEETAH, 'ppo-matched-logstd--2')}",
+        f"−0.5 gives {value(CHEETAH, 'ppo-matched-logstd--0.5')}",
+        f"evaluates at {value(CHEETAH, 'ppo-matched-logstd--1.35')}",
+    ]
+    prose = re.sub(r"<!-- report: .*?<!-- /report -->", "", without_blocks(PAPER), flags=re.DOTALL)
+    prose = " ".join(prose.split())
+    for claim in claims:
+        assert claim in prose
+        prose = prose.replace(claim, "")
+    assert re.findall(r"\[[^\]]*\d[^\]]*\](?!\()", prose) == []  # no interval is left, and no such number without one
+    assert {*re.findall(r"\d+,\d{3}", prose)} == {"2,048", "10,000"}
+
+
+def test_the_paper_says_no_more_than_the_intervals_do(results):
+    evaluations = results[0]
+
+    def interval(task, variant, measure):
+        return statistics.bootstrap(statistics.iqm, statistics.scores(evaluations[task], variant, measure))
+
+    def apart(task, variant, base, measure="evaluation"):
+        (low, high), (base_low, base_high) = (interval(task, x, measure) for x in (variant, base))
+        return low > base_high or high < base_low
+
+    def differs(task, variant, base, measure="evaluation"):
+        samples = (statistics.scores(evaluations[task], x, measure) for x in (variant, base))
+        low, high = statistics.bootstrap(statistics.effect, *samples)
+        return low > 0 or high < 0
+
+    bonus, both = "ppo-matched-ent-coef-0.01", ("evaluation", "training_return")
+    assert all(apart(task, "prefpoe", "ppo-cleanrl") for task in (CHEETAH, ANT, LANDER))
+    assert [differs(task, "prefpoe", MATCHED) for task in (CHEETAH, ANT, LANDER)] == [False, False, True]
+    assert apart(LANDER, "prefpoe", MATCHED)
+    assert [differs(task, "prefpoe", MATCHED, "training_return") for task in (CHEETAH, ANT)] == [True, False]
+    assert not any(differs(task, "prefpoe-anneal", "prefpoe") for task in (CHEETAH, ANT, LANDER))
+    assert differs(ANT, "prefpoe-anneal", "prefpoe", "training_return")
+    assert not any(apart(task, bonus, "prefpoe", m) for task in (CHEETAH, ANT, LANDER) for m in both)
+    assert not any(apart(task, "prefpoe-none", "prefpoe", m) for task in (CHEETAH, ANT) for m in both)
+    assert apart(LANDER, "prefpoe-none", "prefpoe")
+    assert not any(apart(LANDER, "prefpoe-linear", x) for x in ("prefpoe-none", "prefpoe"))
+    noises = [apart(CHEETAH, f"prefpoe-noise-{std}", "prefpoe") for std in ("0.5", "1", "2", "4")]
+    assert noises == [False, True, False, False]
+    assert not any(apart(task, "prefpoe-beta1-0", "prefpoe") for task in (CHEETAH, LANDER))
+    below = {"alpha-0.4", "w-pref-0.2", "lambda-pref-2", "lambda-pref-4"}
+    for x in below | {"w-cons-0.02", "w-cons-0.2", "lambda-pref-0.25", "lambda-pref-0.5"}:
+        assert apart(CHEETAH, f"prefpoe-{x}", "prefpoe") == (x in below)
+    scales = {x: apart(CHEETAH, f"{MATCHED}-logstd-{x}", MATCHED) for x in ("-2", "-1.35", "-0.5")}
+    assert scales == {"-2": True, "-1.35": False, "-0.5": True}
+    means = {x: statistics.scores(evaluations[CHEETAH], x, "evaluation") for x in tables.ATTRIBUTION.values()}
+    assert max(means, key=lambda x: statistics.iqm(means[x])) == "ppo-logstd"
+
+
+def test_the_paper_knows_every_variant_that_it_names(results):
+    known = {name for rows in results[0].values() for name in rows["variant"]} | {*tables.BONUS}
+    named = {span for span in spans(PAPER) if re.fullmatch(r"(ppo|prefpoe)[\w.-]*(?<!\.py)", span)}
+    assert named - known == set()
+    before, after = read(PAPER).split("| variant | script and flags |")
+    assert not re.findall(r"`(?:ppo|prefpoe)[\w.-]*(?<!\.py)`", before)
+    defined = {*spans_of(after.split("\n\n")[0])}
+    alike = {"prefpoe-alpha-0.4", "ppo-logstd"}  # "another value of that coefficient", "one of the two with log σ = −1"
+    assert {name for name in named if name not in defined} <= alike
