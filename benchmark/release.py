@@ -1,6 +1,6 @@
 """Turn a finished run into pretrained/<task>.pt: weights, observation statistics, arguments and its evaluation.
 
-    python benchmark/release.py runs/Ant-v4__prefpoe__1
+python benchmark/release.py runs/Ant-v4__prefpoe__1
 """
 
 import json
