@@ -3,7 +3,8 @@
 #   benchmark/reproduce.sh --list | benchmark/workers.sh        # a run a line, quoted for the shell
 #
 # Ctrl-C, SIGTERM and a closed terminal end it and all its runs, which save a checkpoint first; a second one ends them
-# at once. Where there is setsid each run is a session of its own, so that Ctrl-C reaches it through this shell alone.
+# at once. Where there is setsid each run is a session of its own, so that Ctrl-C reaches it through this shell alone;
+# elsewhere it reaches it twice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
@@ -19,7 +20,9 @@ while IFS= read -r run; do list+=("$run"); done
 stop() { # exit code
   local pid
   stopped=$1
-  for pid in $(jobs -pr); do kill -TERM -- "-$pid" 2>/dev/null || kill "$pid" 2>/dev/null || true; done
+  for pid in $(jobs -pr); do
+    kill -TERM -- "-$pid" 2>/dev/null || pkill -TERM -P "$pid" || kill -TERM "$pid" 2>/dev/null || true
+  done
 }
 trap 'stop 130' INT
 trap 'stop 143' TERM HUP
