@@ -259,6 +259,10 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
         x = [statistics.late(curves[task], variant, column) for column in columns]
         return tables.with_interval(form, statistics.iqm, x[0] / x[1] if x[1:] else x[0])
 
+    def better(measure):
+        samples = [runs(task, x, measure) for task in sorted(tables.PAPER) for x in ("prefpoe", MATCHED)]
+        return tables.with_interval("{:.2f}", statistics.improvement, *samples)
+
     def landed(variant):
         share = functools.partial(np.mean, axis=-1)
         return tables.with_interval("{:.0f} %", share, statistics.landed(evaluations[LANDER], variant))
@@ -279,6 +283,8 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
         f"`ppo-matched` in {landed(MATCHED)}",
         f"the difference is {difference(CHEETAH, 'prefpoe', MATCHED, training)}, which just excludes 0",
         f"On Ant-v4 it is {difference(ANT, 'prefpoe', MATCHED, training)}, which does not",
+        f"beats `ppo-matched` is {better('evaluation')} in evaluation, which holds one half",
+        f"and {better(training)} in training return, which just does not",
         f"it adds {difference(ANT, 'prefpoe-anneal', 'prefpoe', training)} to the training return",
         f"log σ = −1 at the start brings {added(CHEETAH, 'log σ = −1 at the start')} of evaluation",
         f"bootstrapped time limits {added(CHEETAH, 'time limits bootstrapped')}",
@@ -324,6 +330,11 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
         low, high = statistics.bootstrap(statistics.effect, *samples)
         return low > 0 or high < 0
 
+    for measure, half in {"evaluation": True, "training_return": False}.items():
+        pairs = itertools.product(sorted(tables.PAPER), ("prefpoe", MATCHED))
+        samples = [statistics.scores(evaluations[task], x, measure) for task, x in pairs]
+        low, high = statistics.bootstrap(statistics.improvement, *samples)
+        assert (low <= 0.5 <= high) == half
     bonus, both = "ppo-matched-ent-coef-0.01", ("evaluation", "training_return")
     assert all(apart(task, "prefpoe", "ppo-cleanrl") for task in (CHEETAH, ANT, LANDER))
     assert [differs(task, "prefpoe", MATCHED) for task in (CHEETAH, ANT, LANDER)] == [False, False, True]
