@@ -1,29 +1,36 @@
-"""Turn a finished run into pretrained/<task>.pt: weights, observation statistics, arguments and its evaluation.
+"""Turn a finished run into pretrained/<task>.pt: weights, observation statistics, arguments, and what it evaluates to.
 
 python benchmark/release.py runs/Ant-v4__prefpoe__1
 """
 
-import json
+import importlib
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 import tyro
 
+ROOT = Path(__file__).resolve().parent.parent
 KEPT = ("agent", "obs_stats", "args", "iteration", "trust")
 
 
 def main(run: tyro.conf.Positional[Path]) -> None:
-    try:
-        checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
-        evaluation = json.loads((run / "evaluation.json").read_text())
-    except OSError as error:
-        sys.exit(f"error: {run} is no finished run ({error})")
-    agent = {name: checkpoint[name] for name in KEPT if name in checkpoint} | {"evaluation": evaluation}
-    path = Path(__file__).resolve().parent.parent / "pretrained" / f"{agent['args']['env_id']}.pt"
+    if not (run / "evaluation.json").exists():
+        sys.exit(f"error: {run} is no finished run, it has no evaluation.json")
+    checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
+    args = checkpoint["args"]
+    path = ROOT / "pretrained" / f"{args['env_id']}.pt"
     path.parent.mkdir(exist_ok=True)
+    agent = {name: checkpoint[name] for name in KEPT if name in checkpoint}
     torch.save(agent, path)
-    print(f"{path}: {path.stat().st_size / 1000:.0f} KB, evaluation {evaluation['mean']:.2f}")
+
+    sys.path.insert(0, str(ROOT))
+    script = importlib.import_module(args["exp_name"])
+    args = script.parse_args(["--evaluate", str(path)])
+    learner, _ = script.make_learner(args)
+    returns = script.final_evaluation(learner, path.parent, args)
+    torch.save(agent | {"evaluation": {"mean": float(np.mean(returns)), "std": float(np.std(returns))}}, path)
 
 
 if __name__ == "__main__":
