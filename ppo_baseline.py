@@ -54,7 +54,7 @@ class Run:
     total_timesteps: int = 1_000_000  # environment steps to train for, over all environments
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
     run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>-<pid>)
-    resume: str | None = None  # run folder to go on with; every other argument then comes from its config.json
+    resume: str | None = None  # run folder to go on with; every other argument then comes from its checkpoint
     evaluate: str | None = None  # run folder or checkpoint to evaluate, without training
     cuda: bool = False  # update on the GPU (acting stays on the CPU, where a network of this size is faster)
     compile: bool = True  # compile the update with torch.compile; without a C++ compiler it runs eagerly
