@@ -17,6 +17,7 @@ Read on to the last line of `main`, whose loop is Algorithm 1: that is all of Pr
 from __future__ import annotations
 
 import copy
+import difflib
 import importlib
 import io
 import json
@@ -397,7 +398,8 @@ def compiled(function: Callable, cuda: bool) -> Callable:
                 say(f"compiled in {time.perf_counter() - started:.0f} s")
             except Exception as error:  # noqa: BLE001 (each backend raises its own)
                 chosen.append(function)
-                say(f"torch.compile failed, going on eagerly and slower: {str(error).strip().splitlines()[0]}")
+                reason, *_ = str(error).strip().split("\n")
+                say(f"torch.compile failed, going on eagerly and slower: {reason}")
         return chosen[0](*inputs)
 
     return call
@@ -456,12 +458,12 @@ def layer_init(layer: nn.Linear, gain: float = math.sqrt(2)) -> nn.Linear:
 
 def make_env(env_id: str, video: bool = False) -> gym.Env:
     """One environment with flat observations; exits with one line where it cannot be made, or filmed."""
-    warnings.filterwarnings("ignore", message=".*(is out of date|Overwriting existing videos).*")  # results are on -v4
+    warnings.filterwarnings("ignore", message=".*(is out of date|existing videos|possible render_modes)")
     if env_id == "LunarLander-v2" and env_id not in gym.registry:
         say("LunarLander-v2: registered as v3, which without wind is the same physics; this gymnasium has no v2")
         v3 = gym.spec("LunarLander-v3")
         gym.register(env_id, v3.entry_point, v3.reward_threshold, max_episode_steps=v3.max_episode_steps)
-    if video and sys.platform == "linux" and "DISPLAY" not in os.environ:
+    if video and sys.platform == "linux":  # films need no screen
         os.environ.update(MUJOCO_GL=os.environ.get("MUJOCO_GL", "egl"), SDL_VIDEODRIVER="dummy")
     problem = f"--env-id {env_id}"
     try:
@@ -472,8 +474,12 @@ def make_env(env_id: str, video: bool = False) -> gym.Env:
             with suppress(AttributeError, KeyError):  # MuJoCo's default camera does not follow
                 env.unwrapped.mujoco_renderer.camera_id = env.unwrapped.model.camera("track").id
             env.reset()
-            np.shape(env.render())[2]
+            if np.ndim(env.render()) != 3:
+                fail(f"--capture-video: {env_id} gives no picture")
     except Exception as error:
+        if isinstance(error, (gym.error.UnregisteredEnv, ImportError)):
+            near = difflib.get_close_matches(env_id, gym.registry.keys() - {env_id})
+            problem += f" (near names: {', '.join(near)})" if near else ""
         if video or isinstance(error, (gym.error.Error, ImportError)) or "MUJOCO_GL" in str(error):
             fail(f"{problem}: {error}")
         raise
@@ -481,11 +487,11 @@ def make_env(env_id: str, video: bool = False) -> gym.Env:
     return env if flat else gym.wrappers.FlattenObservation(env)
 
 
-def check_action_space(env_id: str, space: gym.Space) -> None:
+def check_action_space(space: gym.Space, args: Args) -> None:
     """Exit with one line where this script's policy does not fit the action space."""
     if not isinstance(space, gym.spaces.Discrete) or space.start != 0:
         other = "prefpoe_continuous.py" if isinstance(space, gym.spaces.Box) else "another algorithm"
-        fail(f"--env-id {env_id}: this script needs a Discrete action space from 0, not {space}; use {other}")
+        fail(f"--env-id {args.env_id}: this script needs a Discrete action space from 0, not {space}; use {other}")
 
 
 class VecEnv(gym.vector.SyncVectorEnv):
@@ -670,7 +676,7 @@ def make_learner(args: Args) -> tuple[Learner, dict]:
     torch.set_num_threads(1)  # a network of this size is slower on more
     torch.manual_seed(args.seed)
     env = make_env(args.env_id, args.capture_video)
-    check_action_space(args.env_id, env.action_space)
+    check_action_space(env.action_space, args)
     agent = Agent(obs_dim := env.observation_space.shape[0], env.action_space).to("cuda" if args.cuda else "cpu")
     params = parameters_to_vector(agent.parameters()).detach()
     vector_to_parameters(params, agent.parameters())  # from here on, the agent's weights are views of params
@@ -703,7 +709,7 @@ def load_checkpoint(path: str) -> dict:
         return {"args": {}} | checkpoint
     except Exception as error:  # noqa: BLE001 (a damaged file raises many kinds)
         problem = "no such file" if isinstance(error, FileNotFoundError) else "not readable, perhaps cut short"
-        fail(f"--resume or --evaluate {file}: {problem} ({type(error).__name__}); give a run's folder or a checkpoint")
+        fail(f"{file}: {problem} ({type(error).__name__}); give a run's folder, or its checkpoint")
 
 
 def restore(learner: Learner, args: Args) -> dict:
@@ -727,20 +733,20 @@ def open_folder(args: Args) -> tuple[Path, FileLock]:
     """The folder of --resume, or a new one, locked against other processes until this one ends."""
     started = f"{int(time.time())}-{os.getpid()}"  # two runs may start in the same second
     name = args.run_name or f"{args.env_id}__{args.exp_name}__{args.seed}__{started}".replace("/", "_")
-    folder = Path(args.resume or f"runs/{name}")
-    with writing(folder, f"--run-name {name}: ", code=2):
+    folder, flag = (Path(args.resume), "--resume") if args.resume else (Path("runs", name), f"--run-name {name}")
+    with writing(folder, f"{flag}: ", code=2):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock", blocking=False)
         try:
             lock.acquire()
         except Timeout:
-            fail(f"{folder} is being trained by another process: wait for it, or give another --run-name")
+            fail(f"{flag}: another process trains in {folder}; wait for its end")
         trained = (folder / "metrics.csv").exists() and (folder / "metrics.csv").read_bytes().count(b"\n") > 1
     if args.resume and (folder / "evaluation.json").exists():
         say(f"{folder} is finished, nothing to resume")
         sys.exit(0)
     if trained and not args.resume:  # one that ended before its first row may start again
-        fail(f"--run-name {name}: {folder} exists; give another name, or --resume {folder}")
+        fail(f"{flag}: {folder} exists; give another name, or --resume {folder}")
     return folder, lock
 
 
@@ -783,8 +789,8 @@ class Log:
             name: x for name, x in config.items() if read_json(self.folder / "config.json").get(name, x) != x
         }:
             warn(f"{self.folder} goes on with {changed}, where its config.json says otherwise")
-        steps = f"{args.num_iterations} iterations of {args.batch_size} steps"
-        say(f"{args.env_id}, seed {args.seed}: {steps}, on the {'GPU' if args.cuda else 'CPU'}, into {self.folder}")
+        size = f"{args.num_iterations} iterations of {args.batch_size} steps"
+        say(f"{args.env_id}, seed {args.seed}: {size}, on the {'GPU' if args.cuda else 'CPU'}, into {self.folder}")
         self.wandb = start_wandb(self.folder, config, args) if args.track else None
         steps = dict(total=args.total_timesteps, initial=progress["global_step"])
         self.bar = tqdm(**steps, unit="step", disable=not sys.stderr.isatty())
@@ -877,7 +883,7 @@ class Log:
 
 def whole_rows(path: Path, header: str, steps: range) -> bytes:
     """metrics.csv up to the checkpoint: the header, and of these steps the rows that a crash left whole."""
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    *lines, _ = path.read_text(errors="replace").split("\n") if path.exists() else [""]
     whole = {line.split(",")[0]: line for line in lines if line.count(",") == header.count(",")}
     kept = [whole[str(step)] for step in steps if str(step) in whole]
     if len(kept) < len(steps):
@@ -893,19 +899,20 @@ def start_wandb(folder: Path, config: dict, args: Args):
     run |= dict(id=config["id"], resume="allow", dir=folder)
     reason = "no Weights & Biases login"
     try:
-        if "WANDB_MODE" in os.environ or wandb.login(prompt=False):
+        if "WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False):
             return wandb.init(**run, settings=wandb.Settings(init_timeout=30))
     except Exception as error:  # noqa: BLE001 (each setting raises its own)
-        if not isinstance(error, wandb.errors.CommError):
+        if type(error) is not wandb.errors.CommError:
             fail(f"--track: {error}")
-        reason = f"no connection to Weights & Biases ({error})"
+        reason = " ".join(str(error).split())
     say(f"{reason}: logging offline; later, run: wandb sync {folder}/wandb/offline-run-*")
+    wandb.teardown()  # or the failed run still holds its id
     return wandb.init(**run, mode="offline")
 
 
 def read_json(path: Path) -> dict:
     """The file's content, {} where it holds none."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, TypeError, ValueError):
         return dict(json.loads(path.read_text()))
     return {}
 
@@ -943,10 +950,12 @@ def parse_args(argv: list[str] | None = None) -> Args:
     args = read_flags(argv, Args())
     if "" in (args.resume, args.evaluate) or (args.resume and args.evaluate):
         fail("--resume and --evaluate: give one of them, and a run's folder with it")
+    if args.resume and not Path(args.resume).is_dir():
+        fail(f"--resume {args.resume}: no such folder")
     if source := args.resume or args.evaluate:
         saved = load_checkpoint(source)["args"] | dict(resume=args.resume, evaluate=args.evaluate)
         if unknown := saved.keys() - asdict(args).keys():
-            fail(f"--resume or --evaluate {source} is of another script: this one has no {', '.join(sorted(unknown))}")
+            fail(f"{source} is of another script: this one has no {', '.join(sorted(unknown))}")
         saved["cuda"] = saved.get("cuda", False) and torch.cuda.is_available()
         if args.evaluate:
             saved["capture_video"] = False
