@@ -3,6 +3,7 @@
 import csv
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,11 @@ def run(tmp_path):
 def read_metrics(folder: Path) -> list[dict[str, str]]:
     with open(folder / "metrics.csv", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def evaluation_line(stdout: str) -> str:
+    """The run's last result; after it come only the commands to go on with."""
+    lines = stdout.splitlines()
+    (at,) = [i for i, line in enumerate(lines) if line.startswith("evaluation: mean=")]
+    assert all(re.match("(film|plot) it:  python ", line) for line in lines[at + 1 :])
+    return lines[at]

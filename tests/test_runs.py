@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SCRIPTS, command, environment, read_metrics
+from conftest import ROOT, SCRIPTS, command, environment, evaluation_line, read_metrics
 
 TASK = dict(zip(SCRIPTS, ["InvertedPendulum-v4", "CartPole-v1", "InvertedPendulum-v4"], strict=True))
 NORMALISED = {"prefpoe_lunarlander": ["--norm-obs", "--norm-reward"]}  # where it is not the default
@@ -30,14 +30,15 @@ SMALL = f"--no-compile --num-steps {BATCH} --num-minibatches 4 --update-epochs 2
 SMALL = f"{SMALL} --total-timesteps {ITERATIONS * BATCH} --eval-every 10".split()
 WALL_CLOCK = {"SPS", "seconds"}
 
-# What two scripts both define and yet mean differently: the kind of action space, and the preference.
-ACTION_SPACE = {"Agent", "Args", "check_action_space", "clip_action", "numpy_policy", "sample_noise"}
-PREFERENCE = {"Batch", "Losses", "diagnostics", "main", "make_batch", "make_step", "total_loss", "update"}
-SIGNED_ARGUMENT = {"parse_args"}  # --logstd-init may be negative
+# What two scripts both define and yet mean differently: the kind of action space, its defaults, and the preference.
+ACTION_SPACE = {"Agent", "PPO", "check_action_space", "clip_action", "make_batch", "numpy_policy", "sample_noise"}
+PREFERENCE = {"Args", "Batch", "LIMITS", "Log", "Losses", "PROGRESS", "SCHEDULED", "evaluate_only", "main"}
+PREFERENCE |= {"make_learner", "normalized", "parse_args", "scheduled", "total_loss"}
 MEANT_TO_DIFFER = {
-    ("prefpoe_continuous", "prefpoe_lunarlander"): ACTION_SPACE | {"failure_signatures", "fuse"},
-    ("prefpoe_continuous", "ppo_baseline"): ACTION_SPACE | PREFERENCE | SIGNED_ARGUMENT,
-    ("prefpoe_lunarlander", "ppo_baseline"): ACTION_SPACE | PREFERENCE | SIGNED_ARGUMENT,
+    ("prefpoe_continuous", "prefpoe_lunarlander"): ACTION_SPACE
+    | {"Run", "compare", "failure_signatures", "fuse", "total_loss"},
+    ("prefpoe_continuous", "ppo_baseline"): ACTION_SPACE | PREFERENCE,
+    ("prefpoe_lunarlander", "ppo_baseline"): ACTION_SPACE | PREFERENCE | {"Run"},
 }
 
 
@@ -131,18 +132,29 @@ def killed(tmp_path_factory):
 
 
 def definitions(name):
-    """Source of each top-level function and class, decorators and all."""
-    text = (ROOT / f"{name}.py").read_text()
-    nodes = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    first = [min(part.lineno for part in [node, *node.decorator_list]) - 1 for node in nodes]
-    return {node.name: text.splitlines()[at : node.end_lineno] for node, at in zip(nodes, first, strict=True)}
+    """Source of what each top-level function, class, assignment and `if` defines, decorators and all."""
+    text, found = (ROOT / f"{name}.py").read_text(), {}
+    for node in ast.parse(text).body:
+        match node:
+            case ast.FunctionDef(name=defined) | ast.ClassDef(name=defined):
+                pass
+            case ast.Assign(targets=[target]) | ast.AnnAssign(target=target) | ast.AugAssign(target=target):
+                defined = ast.unparse(target)
+            case ast.If(test=test):
+                defined = ast.unparse(test)
+            case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant()):
+                continue
+        first = min(part.lineno for part in [node, *getattr(node, "decorator_list", [])]) - 1
+        found[defined] = found.get(defined, []) + text.splitlines()[first : node.end_lineno]
+    return found
 
 
 @pytest.mark.parametrize(("one", "other"), MEANT_TO_DIFFER)
 def test_what_two_scripts_share_is_the_same_text(one, other):
-    """Functions and classes of one name are equal but for those meant to differ, which do differ."""
+    """What is defined under one name is equal but for what is meant to differ, which does differ."""
     assert set(MEANT_TO_DIFFER) == set(itertools.combinations(SCRIPTS, 2))
     a, b = definitions(one), definitions(other)
+    assert {"fuse", "SCHEDULED", "Batch", "__name__ == '__main__'"} <= a.keys() | b.keys()
     assert {name for name in a.keys() & b.keys() if a[name] != b[name]} == MEANT_TO_DIFFER[one, other]
 
 
@@ -169,14 +181,15 @@ def test_the_script_metadata_name_every_import_and_none_is_of_the_repository(nam
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_alone_in_a_folder_leaves_a_whole_run(name, finished):
-    """Named <env>__<script>__<seed>__<time>, with every argument and version, and nothing half-written."""
+    """Named <env>__<script>__<seed>__<time>-<pid>, with every argument and version, and nothing half-written."""
     folder, process = finished(name)
-    assert re.fullmatch(rf"{TASK[name]}__{name}__1__\d{{10}}", folder.name)
-    files = {"config.json", "metrics.csv", "checkpoint.pt", "evaluation.json"}
+    assert re.fullmatch(rf"{TASK[name]}__{name}__1__\d{{10}}-\d+", folder.name)
+    files = {"config.json", "metrics.csv", "checkpoint.pt", "evaluation.json", ".lock"}
     assert {path.name for path in folder.iterdir()} == files
 
     config, saved = json.loads((folder / "config.json").read_text()), checkpoint(folder)
     versions = config.pop("versions")
+    assert config.pop("id") == saved["id"]
     packages = ("torch", "gymnasium", "mujoco", "numpy")
     expected = {"python": platform.python_version()} | {package: version(package) for package in packages}
     assert expected.items() <= versions.items()
@@ -187,12 +200,15 @@ def test_a_script_alone_in_a_folder_leaves_a_whole_run(name, finished):
     assert len(result["returns"]) == result["episodes"] == 3
     assert (result["mean"], result["std"]) == pytest.approx((np.mean(result["returns"]), np.std(result["returns"])))
     last = f"evaluation: mean={result['mean']:.2f} std={result['std']:.2f} episodes=3"
-    assert process.stdout.splitlines()[-1] == last
+    assert evaluation_line(process.stdout) == last
+    lines, sizes = process.stdout.splitlines(), f"{ITERATIONS} iterations of {BATCH} steps"
+    assert lines[0] == f"{TASK[name]}, seed 1: {sizes}, on the CPU, into runs/{folder.name}"
+    assert lines[-1] == f"film it:  python {name}.py --evaluate runs/{folder.name} --capture-video"
 
 
 def test_config_holds_every_argument(script, finished):
     config = json.loads((finished(script.__name__)[0] / "config.json").read_text())
-    assert config.keys() == {*script.Args.__dataclass_fields__, "versions"}
+    assert config.keys() == {*script.Args.__dataclass_fields__, "id", "versions"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -204,7 +220,7 @@ def test_metrics_have_a_row_an_iteration_with_every_column(name, finished):
     columns += "explained_variance lr SPS seconds entropy_main sigma_main trace_main"
     if name != "ppo_baseline":
         columns += " pref_loss cons_loss entropy_pref sigma_pref trace_pref entropy_fused sigma_fused trace_fused"
-        columns += " variance_reduced kl_fused_pref kl_fused_main mean_difference guidance"
+        columns += " variance_reduced kl_fused_pref kl_fused_main mean_difference guidance lambda_pref"
     assert rows[0].keys() == {*columns.split()}
     for i, row in enumerate(rows):
         gaps = {key for key, x in row.items() if not np.isfinite(x)} - {"episodic_return", "episodic_length"}
@@ -266,7 +282,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(finished, killed, tmp_path):
     assert [row["lr"] for row in rows] == [row["lr"] for row in whole_rows]
     seconds = [float(row["seconds"]) for row in rows]
     assert seconds == sorted(seconds)
-    assert out.splitlines()[-1].startswith("evaluation: mean=")
+    assert evaluation_line(out)
 
     # How many random numbers, updates and observations a run takes does not depend on their values.
     resumed, whole = checkpoint(folder), checkpoint(whole_folder)
@@ -281,24 +297,22 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(finished, killed, tmp_path):
 
 
 def test_restore_gives_back_every_tensor_of_a_checkpoint(continuous, finished):
-    """Weights, optimizer and statistics, into the very objects that training uses."""
+    """Weights, optimizer, statistics and random streams, into the very objects that training uses."""
     folder, _ = finished("prefpoe_continuous")
     saved = checkpoint(folder)
     args = continuous.Args(**saved["args"])
-    agent = continuous.Agent(4, continuous.make_env(args.env_id).action_space)
-    stats, returns = continuous.RunningMeanStd((4,), True), continuous.RunningMeanStd((), True)
-    adam = continuous.Adam(*(torch.zeros_like(value) for value in saved["adam"].values()))
-    objects = dict(agent=agent, obs_stats=stats, return_stats=returns)
-    state = {group: thing.state_dict() for group, thing in objects.items()} | {"adam": adam._asdict()}
-    rng = np.random.default_rng(0)
-    continuous.restore(state, rng, dataclasses.replace(args, resume=str(folder)))
-    assert rng.bit_generator.state == json.loads(saved["numpy_rng"])
-    for group, values in saved.items():
-        if group in objects:
-            assert objects[group].state_dict().keys() == values.keys()
-            assert all(torch.equal(value, values[key]) for key, value in objects[group].state_dict().items())
-    assert all(torch.equal(*pair) for pair in zip(adam, saved["adam"].values(), strict=True))
-    np.testing.assert_array_equal(stats.mean[0], saved["obs_stats"]["mean"].numpy())
+    learner, _ = continuous.make_learner(args)
+    rest = continuous.restore(learner, dataclasses.replace(args, resume=str(folder)))
+    for group in ("agent", "obs_stats", "return_stats"):
+        state = getattr(learner, group).state_dict()
+        assert state.keys() == saved[group].keys()
+        assert all(torch.equal(value, saved[group][key]) for key, value in state.items())
+    assert all(torch.equal(*pair) for pair in zip(learner.adam, saved["adam"].values(), strict=True))
+    assert torch.equal(learner.params, torch.cat([x.flatten() for x in learner.agent.parameters()]))
+    np.testing.assert_array_equal(learner.obs_stats.mean[0], saved["obs_stats"]["mean"].numpy())
+    assert learner.rng.bit_generator.state == json.loads(saved["numpy_rng"])
+    assert torch.equal(torch.get_rng_state(), saved["torch_rng"])
+    assert rest == {name: saved[name] for name in continuous.PROGRESS} and rest["iteration"] == ITERATIONS
 
 
 def test_a_run_killed_in_its_last_evaluation_only_evaluates_again(finished, tmp_path):
@@ -306,7 +320,7 @@ def test_a_run_killed_in_its_last_evaluation_only_evaluates_again(finished, tmp_
     folder = shutil.copytree(original, tmp_path / "run")
     (folder / "evaluation.json").unlink()
     out, _ = finish(start("prefpoe_lunarlander", "--resume", folder, cwd=tmp_path))
-    assert out.splitlines() == process.stdout.splitlines()[-1:]
+    assert evaluation_line(out) == evaluation_line(process.stdout) and "step=" not in out
     assert evaluation(folder) == evaluation(original)
     assert (folder / "metrics.csv").read_bytes() == (original / "metrics.csv").read_bytes()
 
@@ -381,7 +395,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(starved, killed, tmp_path):
     assert process.returncode == 1
     assert process.stderr.startswith("error: ") and process.stderr.count("\n") == 1
     assert (folder / "checkpoint.pt").read_bytes() == old
-    assert {path.name for path in folder.iterdir()} == {"config.json", "metrics.csv", "checkpoint.pt"}
+    assert {path.name for path in folder.iterdir()} == {"config.json", "metrics.csv", "checkpoint.pt", ".lock"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -392,7 +406,7 @@ def test_evaluate_prints_the_runs_own_evaluation(name, finished, tmp_path):
     shutil.copy(folder / "checkpoint.pt", tmp_path)
     of_folder = start(name, "--evaluate", folder, cwd=tmp_path)
     of_checkpoint = start(name, "--evaluate", "checkpoint.pt", "--eval-episodes", 2, cwd=tmp_path)
-    assert finish(of_folder)[0].splitlines() == trained.stdout.splitlines()[-1:]
+    assert finish(of_folder)[0].splitlines() == [evaluation_line(trained.stdout)]
     first_two = evaluation(folder)["returns"][:2]
     expected = f"evaluation: mean={np.mean(first_two):.2f} std={np.std(first_two):.2f} episodes=2"
     assert finish(of_checkpoint)[0].splitlines() == [expected]
@@ -411,6 +425,8 @@ def test_prefpoe_learns_to_balance_the_pole(discrete, run, tmp_path):
     for path in ("compile", "no-compile"):
         process = run("prefpoe_lunarlander", *flags.split(), f"--{path}", "--run-name", path)
         assert process.returncode == 0 and "failed" not in process.stdout, process.stderr
+        announced = re.search(r"\ncompiling the update, .*\ncompiled in \d+ s\n", process.stdout)
+        assert bool(announced) == (path == "compile")
         folder = tmp_path / "runs" / path
         assert evaluation(folder)["mean"] > 400
         returns = [float(row["episodic_return"]) for row in read_metrics(folder)]
@@ -429,7 +445,7 @@ def test_prefpoe_learns_to_balance_the_pole(discrete, run, tmp_path):
 
 def test_without_a_terminal_one_plain_line_is_printed_every_10_iterations(finished):
     _, process = finished("prefpoe_continuous")
-    steps = [line.split()[0] for line in process.stdout.splitlines()[:-1]]
+    steps = [line.split()[0] for line in process.stdout.splitlines()[1:-2]]
     assert steps == [f"step={BATCH * i}" for i in range(10, ITERATIONS + 1, 10)]
     assert process.stderr == ""
 
