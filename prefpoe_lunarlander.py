@@ -397,7 +397,7 @@ def compiled(function: Callable, cuda: bool) -> Callable:
                 say(f"compiled in {time.perf_counter() - started:.0f} s")
             except Exception as error:  # noqa: BLE001 (each backend raises its own)
                 chosen.append(function)
-                say(f"torch.compile failed, going on eagerly and slower: {str(error).strip().splitlines()[0]}")
+                say(f"torch.compile failed, going on eagerly and slower: {str(error).strip().split(chr(10))[0]}")
         return chosen[0](*inputs)
 
     return call
@@ -426,9 +426,7 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
 
     probe = torch.linspace(-1, 1, len(W1)).to(agent.critic.weight)[None]
     ours, truth = np.hstack(sum(experts(probe.cpu().numpy()), ())), torch.hstack(sum(agent(probe)[:-1], ())).cpu()
-    assert np.allclose(ours, truth, 1e-3, 1e-4, equal_nan=True), (
-        "numpy_policy is not what Agent.forward is: change both"
-    )
+    assert np.allclose(ours, truth, 1e-3, 1e-4, equal_nan=True), "numpy_policy is not Agent.forward: change both"
     return act
 
 
