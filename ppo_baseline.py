@@ -412,9 +412,7 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
 
     probe = torch.linspace(-1, 1, len(W1)).to(agent.critic.weight)[None]
     ours, truth = np.hstack(sum(experts(probe.cpu().numpy()), ())), torch.hstack(sum(agent(probe)[:-1], ())).cpu()
-    assert np.allclose(ours, truth, 1e-3, 1e-4, equal_nan=True), (
-        "numpy_policy is not what Agent.forward is: change both"
-    )
+    assert np.allclose(ours, truth, 1e-3, 1e-4, equal_nan=True), "numpy_policy is not Agent.forward: change both"
     return act
 
 
