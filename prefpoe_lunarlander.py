@@ -4,7 +4,7 @@
 # ///
 """PrefPoE for discrete actions: PPO acting with a product of two policy heads (arXiv 2511.08241).
 
-    python prefpoe_lunarlander.py --env-id LunarLander-v3 --seed 1 # train, evaluate, save under runs/
+    python prefpoe_lunarlander.py --env-id LunarLander-v3 --seed 1  # train, evaluate, save under runs/
     python prefpoe_lunarlander.py --resume runs/<run>               # go on after an interruption
     python prefpoe_lunarlander.py --evaluate runs/<run>             # evaluate only
     python prefpoe_lunarlander.py --help                            # every option

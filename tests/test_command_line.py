@@ -1,6 +1,5 @@
 """The command line as a user meets it: bad input, W&B, video, warnings, and weights from elsewhere."""
 
-import ast
 import base64
 import hashlib
 import importlib
@@ -15,13 +14,14 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import get_type_hints
 
 import gymnasium as gym
 import pytest
 import torch
-from conftest import ROOT, SCRIPTS, command, environment, read_metrics
+from conftest import ROOT, SCRIPTS, command, environment, evaluation_line, read_metrics
 
 TASKS = dict(zip(SCRIPTS, ("Pendulum-v1", "CartPole-v1", "CartPole-v1"), strict=True))
 SHORT = dict(num_steps=64, total_timesteps=128, num_minibatches=4, update_epochs=1, eval_episodes=1, compile=False)
@@ -34,6 +34,8 @@ sys.modules[blocked] = None
 sys.argv = [script, *flags]
 runpy.run_path(script, run_name="__main__")
 """
+ODD = "odd_environments"
+WANDB_NAME = "café x" + "y" * 130  # longer than an artifact's name may be, and of other letters
 IS_IMPORTED = """
 import runpy, sys
 module, script, *flags = sys.argv[1:]
@@ -86,6 +88,8 @@ def rejected(capsys):
         stderr = capsys.readouterr().err
         assert stop.value.code == 2, stderr
         assert is_one_line(stderr, *naming), stderr
+        for flag in {"--resume", "--evaluate"} - {*map(str, words)}:
+            assert flag not in stderr or flag in naming, "named though it was not given"
         assert sorted(Path("runs").rglob("*")) == before
         return stderr
 
@@ -118,7 +122,7 @@ def unfinished(trained, tmp_path):
 # --- bad input ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", ["-1", "nan", "inf", "-inf"])
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", "-inf", "1e300"])
 def test_a_negative_or_non_finite_coefficient_is_named(script, value, rejected):
     coefficients = {name for name, kind in get_type_hints(script.Args).items() if kind is float}
     known = "learning_rate clip_coef ent_coef vf_coef max_grad_norm gamma gae_lambda"
@@ -183,7 +187,13 @@ def test_an_existing_run_is_not_overwritten(script, trained, rejected, monkeypat
 
 @pytest.mark.parametrize(
     ("env_id", "near"),
-    [("CartPol-v1", "CartPole-v1"), ("HalfCheeta-v4", "HalfCheetah-v4"), ("Pendulum-v9", "Pendulum-v1"), ("", "")],
+    [
+        ("CartPol-v1", "CartPole-v1"),
+        ("HalfCheeta-v4", "HalfCheetah-v4"),
+        ("Pendulum-v9", "Pendulum-v1"),
+        ("Pusher-v4", "Pusher-v5"),  # v4 needs another mujoco
+        ("", ""),
+    ],
 )
 def test_an_unknown_task_is_answered_with_near_names(script, env_id, near, rejected):
     rejected(script, *flags(script.__name__, env_id=env_id), naming=(f"--env-id {env_id}", near))
@@ -221,7 +231,7 @@ def damaged(trained, tmp_path):
 @pytest.mark.parametrize("how", ["missing", "half", "garbage", "empty", "folder", "code"])
 def test_a_checkpoint_that_cannot_be_read_is_named(script, how, damaged, rejected):
     path = damaged(how, script.__name__)
-    rejected(script, "--evaluate", path, naming=("--evaluate", str(path)))
+    rejected(script, "--evaluate", path, naming=(str(path),))
 
 
 @pytest.mark.parametrize("how", ["missing", "half"])
@@ -230,19 +240,30 @@ def test_a_run_whose_checkpoint_cannot_be_read_is_named(script, how, damaged, un
     (folder / "checkpoint.pt").unlink()
     if how == "half":
         damaged(how, script.__name__).rename(folder / "checkpoint.pt")
-    rejected(script, "--resume", folder, naming=("--resume", str(folder)))
+    rejected(script, "--resume", folder, naming=(str(folder),))
+
+
+@pytest.mark.parametrize("file", ["missing", "checkpoint.pt"])
+def test_resume_takes_a_folder(script, file, unfinished, rejected):
+    path = unfinished(script.__name__) / file
+    rejected(script, "--resume", path, naming=(f"--resume {path}", "folder"))
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
+def test_a_run_that_is_an_unset_variable_is_refused(script, flag, rejected):
+    rejected(script, *flags(script.__name__), flag, "", naming=("--resume", "--evaluate", "folder"))
 
 
 @pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
 @pytest.mark.parametrize(("name", "other"), list(itertools.permutations(SCRIPTS, 2)))
 def test_a_run_of_another_script_is_refused(name, other, flag, unfinished, rejected):
     stderr = rejected(name, flag, unfinished(other), naming=())
-    assert re.search(f"{flag} .* another script|use {other}.py", stderr), stderr
+    assert re.search(f"^error: {Path.cwd()}/unfinished is of another script|use {other}.py", stderr), stderr
 
 
 def test_weights_of_another_script_are_refused_where_the_observations_fit(trained, rejected):
     words = ("--evaluate", trained["prefpoe_lunarlander"], "--env-id", "InvertedPendulum-v4")
-    rejected("prefpoe_continuous", *words, naming=("--evaluate", str(words[1]), "another script"))
+    rejected("prefpoe_continuous", *words, naming=(str(words[1]), "another script"))
 
 
 @pytest.mark.parametrize(
@@ -254,11 +275,37 @@ def test_weights_of_another_tasks_shape_are_refused(name, env_id, trained, rejec
     rejected(name, *words, naming=(str(trained[name]), f"--env-id {env_id}"))
 
 
-@pytest.mark.parametrize("config", [None, "{"])
-def test_a_folder_without_a_readable_config_is_not_resumed(script, config, unfinished, rejected):
+def edit(folder: Path, **changes: object) -> None:
+    """Put these into config.json, as a hand does."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        ({}, ()),
+        (dict(gamma="0.5", num_steps=None), ("gamma", "num_steps")),
+        (dict(versions={"torch": "1.0"}), ("versions", torch.__version__)),
+        ("[1, 2]", ()),
+        ("{", ()),
+        (None, ()),
+    ],
+)
+def test_a_run_goes_on_by_its_checkpoint_whatever_config_json_says(
+    script, changes, warned, trained, unfinished, capsys
+):
+    """One line tells where the two differ, in arguments or in versions; the result is that of the checkpoint."""
     folder = unfinished(script.__name__)
-    (folder / "config.json").unlink() if config is None else (folder / "config.json").write_text(config)
-    rejected(script, "--resume", folder, naming=(f"--resume {folder}", "config.json"))
+    if isinstance(changes, dict):
+        edit(folder, **changes)
+    else:
+        (folder / "config.json").unlink() if changes is None else (folder / "config.json").write_text(changes)
+    assert call(script, "--resume", folder) == 0
+    said = capsys.readouterr().err
+    assert is_one_line(said, "warning: ", "config.json", *warned) if warned else said == ""
+    evaluation = (trained[script.__name__] / "evaluation.json").read_text()
+    assert (folder / "evaluation.json").read_text() == evaluation
 
 
 def test_resume_refuses_an_argument_that_contradicts_the_run(script, unfinished, rejected):
@@ -279,6 +326,34 @@ def test_a_run_folder_that_cannot_be_written_is_named(script, file, capture_vide
     words = flags(script.__name__, run_name="x", capture_video=capture_video)
     rejected(script, *words, naming=("--run-name x", "runs/x", "write"))
     assert Path(file).read_text() == "in the way"
+
+
+def test_a_run_that_never_trained_does_not_block_its_name(script, capsys):
+    """Its folder is used again, whatever ended the first one."""
+    name = script.__name__
+    with pytest.raises(SystemExit) as stop:
+        call(script, *flags(name, run_name="x", learning_rate=1e20, update_epochs=4))
+    assert stop.value.code == 1
+    first = json.loads(Path("runs/x/config.json").read_text())
+    assert call(script, *flags(name, run_name="x")) == 0
+    second = json.loads(Path("runs/x/config.json").read_text())
+    assert len(read_metrics(Path("runs/x"))) == 2 and second["learning_rate"] == 3e-4
+    assert first["id"] != second["id"], "or both write into one run of Weights & Biases"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_run_of_a_gpu_goes_on_where_there_is_none_and_says_so(script, unfinished, capsys):
+    folder = unfinished(script.__name__)
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    checkpoint["args"]["cuda"] = True
+    torch.save(checkpoint, folder / "checkpoint.pt")
+    edit(folder, cuda=True)
+    assert call(script, "--evaluate", folder) == 0
+    evaluated = capsys.readouterr().out
+    assert call(script, "--resume", folder) == 0
+    resumed, said = capsys.readouterr()
+    assert is_one_line(said, "warning: ", "{'cuda': False}") and "on the CPU" in resumed.splitlines()[0]
+    assert evaluation_line(resumed) == evaluation_line(evaluated)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -322,36 +397,41 @@ def test_a_missing_package_is_named_before_training(package, name, changes, name
 # --- what is accepted --------------------------------------------------------------------------
 
 
-def test_help_shows_every_argument_with_its_docstring(script, capsys):
+def test_help_shows_every_argument_with_its_comment_in_its_group(script, capsys):
+    """A box for each class that Args is made of, in the order of the script."""
     with pytest.raises(SystemExit) as stop:
         script.parse_args(["--help"])
     assert stop.value.code == 0
-    shown = re.sub(r"[\s│]", "", capsys.readouterr().out)
-    body = ast.parse(inspect.getsource(script.Args)).body[0].body
-    arguments = {
-        a.target.id: ast.literal_eval(b.value) for a, b in itertools.pairwise(body) if isinstance(a, ast.AnnAssign)
-    }
-    assert arguments.keys() == get_type_hints(script.Args).keys()
-    for name, docstring in arguments.items():
-        assert f"--{name.replace('_', '-')}" in shown
-        assert re.sub(r"\s", "", docstring) in shown
+    *_, groups = capsys.readouterr().out.partition("Run options")
+    third = "Baseline" if script.__name__ == "ppo_baseline" else "Preference"
+    shown = re.split("PPO options|Baseline options|Preference options|Logging options", groups)
+    assert re.findall(r"\w+ options", groups) == [f"{name} options" for name in ("PPO", third, "Logging")]
+    described = []
+    for kind, box in zip(("Run", "PPO", third, "Logging"), shown, strict=True):
+        text = re.sub(r"[\s│]", "", box)
+        for name, comment in re.findall(
+            r"^    (\w+): .*?  # (.*)$", inspect.getsource(getattr(script, kind)), re.MULTILINE
+        ):
+            assert f"--{name.replace('_', '-')}" in text and re.sub(r"\s", "", comment) in text, name
+            described.append(name)
+    assert sorted(described) == sorted(get_type_hints(script.Args))
 
 
 @pytest.mark.parametrize("name", ["prefpoe_lunarlander", "ppo_baseline"])
 def test_lunarlander_v2_runs_as_v3_and_says_so_once(name, capsys):
     assert call(name, *flags(name, env_id="LunarLander-v2", run_name="x")) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len([line for line in lines if "LunarLander-v2" in line and "v3" in line]) == 1
-    assert lines[-1].startswith("evaluation: mean=")
+    out = capsys.readouterr().out
+    assert len([line for line in out.splitlines() if "LunarLander-v2" in line and "v3" in line]) == 1
+    assert evaluation_line(out)
 
 
 def test_without_a_compiler_the_update_runs_eagerly_and_says_so(run, tmp_path):
     nothing = dict(CXX="/nonexistent", PATH=str(tmp_path / "empty"), TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
     process = run("prefpoe_lunarlander", *flags("prefpoe_lunarlander", compile=True), PYTHONWARNINGS="", **nothing)
     assert process.returncode == 0 and not process.stderr, process.stderr
-    said, last = process.stdout.splitlines()
-    assert "compile" in said and "eager" in said
-    assert last.startswith("evaluation: mean=")
+    _, before, said, *_ = process.stdout.splitlines()
+    assert before.startswith("compiling the update") and "compile" in said and "eager" in said
+    assert evaluation_line(process.stdout)
 
 
 def test_wandb_is_imported_only_to_track(script, tmp_path):
@@ -359,8 +439,82 @@ def test_wandb_is_imported_only_to_track(script, tmp_path):
     words = [sys.executable, "-c", IS_IMPORTED, "wandb", script.__file__, *flags(script.__name__)]
     process = subprocess.run(words, check=False, env=environment(), capture_output=True, text=True, timeout=120)
     assert process.returncode == 0, process.stderr
-    evaluation, imported = process.stdout.splitlines()[-2:]
-    assert evaluation.startswith("evaluation: mean=") and imported == "wandb imported: False"
+    said, _, imported = process.stdout.rstrip("\n").rpartition("\n")
+    assert evaluation_line(said) and imported == "wandb imported: False"
+
+
+@pytest.mark.parametrize(("name", "more"), [("prefpoe_continuous", []), ("ppo_baseline", ["--squash-mean"])])
+def test_an_action_range_out_of_reach_is_warned_of(name, more, capsys):
+    """The policy's means lie within +-1, this range within 2 and 5; unbounded means may reach it."""
+    assert call(name, *flags(name, env_id=f"{ODD}:Unreachable-v0"), *more) == 0
+    assert is_one_line(capsys.readouterr().err, "warning: ", "+-1", "Box(2.0, 5.0", "RescaleAction")
+    if more:
+        assert call(name, *flags(name, env_id=f"{ODD}:Unreachable-v0")) == 0
+        assert capsys.readouterr().err == ""
+
+
+def test_an_environment_without_render_mode_is_trained_and_not_filmed(rejected):
+    name, env_id = "prefpoe_lunarlander", f"{ODD}:NoRenderMode-v0"
+    assert call(name, *flags(name, env_id=env_id, run_name="x")) == 0
+    assert json.loads(Path("runs/x/evaluation.json").read_text())["returns"] == [10.0]
+    rejected(name, *flags(name, env_id=env_id, capture_video=True), naming=(env_id, "render_mode"))
+
+
+def test_an_environment_without_pictures_is_not_filmed(rejected):
+    name, env_id = "prefpoe_lunarlander", f"{ODD}:NoPicture-v0"
+    rejected(name, *flags(name, env_id=env_id, capture_video=True), naming=("--capture-video", env_id, "picture"))
+
+
+def test_where_no_time_limit_ends_an_episode_evaluation_and_film_are_bounded_and_say_so(capsys):
+    name = "prefpoe_lunarlander"
+    words = flags(name, env_id=f"{ODD}:Endless-v0", run_name="x", capture_video=True, eval_every=1, eval_episodes=2)
+    assert call(name, *words) == 0
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith("warning: ") and "2 of 2 evaluation episodes cut off at 1000 steps" in last
+    assert json.loads(Path("runs/x/evaluation.json").read_text())["returns"] == [1000.0] * 2
+    (film,) = Path("runs/x/videos").iterdir()
+    assert len(frames(film)) in (1000, 1001)
+
+
+def test_an_error_of_the_environment_keeps_its_traceback(run):
+    """It is no file of the run that is missing."""
+    name = "prefpoe_lunarlander"
+    process = run(name, *flags(name, env_id=f"{ODD}:NoModelFile-v0"), PYTHONPATH=str(ROOT / "tests"))
+    assert process.returncode == 1 and process.stderr.startswith("Traceback")
+    assert "/nonexistent/model.xml" in process.stderr.splitlines()[-1] and "write" not in process.stderr
+
+
+def test_no_warning_says_that_v4_is_out_of_date(script, recwarn):
+    """Of any task that a version after v4 replaces, in training as in evaluation."""
+    gym.register("Old-v0", "odd_environments:Steps")
+    gym.register("Old-v1", "odd_environments:Steps")
+    env_id = "Old-v0" if script.__name__ == "prefpoe_lunarlander" else "InvertedPendulum-v4"
+    warnings.simplefilter("always")
+    with pytest.warns(DeprecationWarning, match="out of date"):
+        gym.make(env_id)
+    assert call(script, *flags(script.__name__, env_id=env_id, run_name="x")) == 0
+    assert call(script, "--evaluate", "runs/x") == 0
+    assert not [warning for warning in recwarn if "out of date" in str(warning.message)]
+
+
+def test_evaluations_are_on_the_same_episodes_whatever_the_seed(script, trained, capsys):
+    """As --seed's help says."""
+    lines = set()
+    for seed in (1, 2):
+        assert call(script, "--evaluate", trained[script.__name__], "--eval-episodes", 2, "--seed", seed) == 0
+        lines.add(evaluation_line(capsys.readouterr().out))
+    assert len(lines) == 1
+    assert "evaluations are always on the same episodes" in inspect.getsource(script.Run)
+
+
+def test_the_last_lines_are_commands_that_work(script, capsys):
+    """Ready to paste: what they name exists, and is read as it is meant."""
+    assert call(script, *flags(script.__name__, run_name="x")) == 0
+    *_, film, plot = capsys.readouterr().out.splitlines()
+    python, _, *words = film.removeprefix("film it:  ").split()
+    args = script.parse_args(words)
+    assert (python, args.evaluate, args.capture_video) == ("python", "runs/x", True)
+    assert plot == "plot it:  python benchmark/plot.py runs/x"
 
 
 # --- Weights & Biases --------------------------------------------------------------------------
@@ -386,15 +540,20 @@ def wandb_records(folder: Path) -> list:
     return records
 
 
+def record(folder: Path, kind: str) -> list:
+    """The records of that kind, in the order written."""
+    return [getattr(x, kind) for x in wandb_records(folder) if x.WhichOneof("record_type") == kind]
+
+
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory):
     """A run with --track and without a login: stopped by SIGTERM, then resumed to its end."""
     name, cwd = "prefpoe_lunarlander", tmp_path_factory.mktemp("tracked")
-    folder, home = cwd / "runs" / "x", cwd / "home"
+    folder, home = cwd / "runs" / WANDB_NAME, cwd / "home"
     home.mkdir()
     env = environment(HOME=str(home), NETRC=str(home / ".netrc"))
     options = dict(cwd=cwd, env=env, stdin=subprocess.DEVNULL, text=True)
-    words = flags(name, run_name="x", track=True, eval_every=1, num_steps=256, total_timesteps=256 * 24)
+    words = flags(name, run_name=WANDB_NAME, track=True, eval_every=1, num_steps=256, total_timesteps=256 * 24)
     with subprocess.Popen(command(name, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
         deadline = time.monotonic() + 60
         while not ((folder / "metrics.csv").exists() and len((folder / "metrics.csv").read_bytes().splitlines()) > 3):
@@ -404,7 +563,7 @@ def tracked(tmp_path_factory):
         stdout, stderr = process.communicate(timeout=60)
     first = subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
     second = subprocess.run(
-        command(name, "--resume", "runs/x"), check=False, capture_output=True, timeout=120, **options
+        command(name, "--resume", f"runs/{WANDB_NAME}"), check=False, capture_output=True, timeout=120, **options
     )
     return first, second, folder
 
@@ -413,17 +572,17 @@ def test_tracking_without_a_login_goes_offline_and_says_how_to_sync(tracked):
     first, second, folder = tracked
     assert (first.returncode, second.returncode) == (143, 0), first.stderr + second.stderr
     for process in (first, second):
-        assert "wandb sync runs/x/wandb/offline-run-" in process.stdout
+        assert f"wandb sync runs/{WANDB_NAME}/wandb/offline-run-" in process.stdout
         assert "Traceback" not in process.stderr
     assert len(list(folder.glob("wandb/offline-run-*/*.wandb"))) == 2
-    assert second.stdout.splitlines()[-1].startswith("evaluation: mean=")
+    assert evaluation_line(second.stdout)
 
 
 def test_wandb_gets_every_column_of_every_row_across_a_resume(tracked):
     folder = tracked[2]
-    history = [record.history for record in wandb_records(folder) if record.WhichOneof("record_type") == "history"]
     logged = [
-        {item.nested_key[0] if item.nested_key else item.key: item.value_json for item in h.item} for h in history
+        {item.nested_key[0] if item.nested_key else item.key: item.value_json for item in row.item}
+        for row in record(folder, "history")
     ]
     logged = [{key: float(x) for key, x in row.items() if not key.startswith("_")} for row in logged]
     rows = [{key: float(x) for key, x in row.items() if x != "nan"} for row in read_metrics(folder)]
@@ -433,13 +592,57 @@ def test_wandb_gets_every_column_of_every_row_across_a_resume(tracked):
 
 def test_wandb_gets_the_config_and_the_final_checkpoint(tracked):
     folder = tracked[2]
-    records = {record.WhichOneof("record_type"): record for record in wandb_records(folder)}
-    config = {item.key: json.loads(item.value_json) for item in records["run"].run.config.update}
+    *_, run = record(folder, "run")
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert {key: x for key, x in config.items() if key != "_wandb"} == json.loads((folder / "config.json").read_text())
-    artifact = records["artifact"].artifact
+    (artifact,) = record(folder, "artifact")
     (file,) = artifact.manifest.contents
     digest = base64.b64encode(hashlib.md5((folder / "checkpoint.pt").read_bytes()).digest()).decode()
     assert (artifact.type, file.path, file.digest) == ("model", "checkpoint.pt", digest)
+    assert re.fullmatch(r"caf--x[\w.-]{,122}", artifact.name, re.ASCII)
+
+
+def test_wandb_gets_the_runs_own_id_and_how_each_process_ended(tracked):
+    """The id is not the folder's name: a folder of that name on another machine is another run."""
+    folder, config = tracked[2], json.loads((tracked[2] / "config.json").read_text())
+    assert {run.run_id for run in record(folder, "run")} == {config["id"]} and config["id"] not in WANDB_NAME
+    assert [end.exit_code for end in record(folder, "exit")] == [143, 0]
+
+
+@pytest.fixture
+def track(run, tmp_path):
+    """`track(**variables)`: a finished process of a run "x" with --track, in a home without a login."""
+
+    def track(*words: object, **variables: str) -> subprocess.CompletedProcess:
+        home = dict(HOME=str(tmp_path), NETRC=str(tmp_path / ".netrc"))
+        return run(
+            "prefpoe_lunarlander", *flags("prefpoe_lunarlander", run_name="x", track=True), *words, **home | variables
+        )
+
+    return track
+
+
+@pytest.mark.parametrize("setting", [dict(WANDB_API_KEY="abc"), dict(WANDB_MODE="banana")])
+def test_a_setting_that_wandb_refuses_is_one_line_and_does_not_block_the_name(setting, track):
+    process = track(**setting)
+    assert process.returncode == 2 and is_one_line(process.stderr, "error: --track: "), process.stderr
+    assert "banana" in process.stderr or "WANDB_API_KEY" in process.stderr
+    assert call("prefpoe_lunarlander", *flags("prefpoe_lunarlander", run_name="x")) == 0
+
+
+def test_a_server_that_cannot_be_reached_is_said_and_the_run_logged_offline(track, tmp_path):
+    key, started = "0123456789" * 4, time.monotonic()
+    process = track(WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY=key)
+    assert process.returncode == 0 and time.monotonic() - started < 100, process.stderr
+    assert re.search("connection refused.*: logging offline; .*wandb sync runs/x/wandb/offline-run-", process.stdout)
+    assert evaluation_line(process.stdout) and "Traceback" not in process.stderr
+    assert [end.exit_code for end in record(tmp_path / "runs/x", "exit")] == [0]
+
+
+def test_wandb_learns_that_a_run_ended_with_numbers_that_are_not_finite(track, tmp_path):
+    process = track("--learning-rate", 1e20, "--update-epochs", 4, WANDB_MODE="offline")
+    assert process.returncode == 1 and "not finite" in process.stderr
+    assert [end.exit_code for end in record(tmp_path / "runs/x", "exit")] == [1]
 
 
 def test_a_run_outlives_the_process_of_wandb(tmp_path):
@@ -465,15 +668,48 @@ def test_a_run_outlives_the_process_of_wandb(tmp_path):
 # --- video, warnings, losses that are not finite -----------------------------------------------
 
 
-def test_capture_video_writes_an_mp4_of_each_episode_of_the_evaluation(discrete):
+def frames(film: Path) -> list:
+    """The pictures (height, width, 3) of an mp4."""
+    from moviepy import VideoFileClip
+
+    with VideoFileClip(str(film)) as clip:
+        return list(clip.iter_frames())
+
+
+def test_capture_video_films_as_many_evaluation_episodes_as_asked_and_keeps_earlier_films(discrete, capsys):
+    """One unless more are asked for, of the last evaluation only; evaluating such a run films nothing unasked."""
     words = flags("prefpoe_lunarlander", run_name="x", capture_video=True, eval_every=1, eval_episodes=2)
     assert call(discrete, *words) == 0
-    videos = sorted(Path("runs/x/videos").iterdir())
-    assert [path.suffix for path in videos] == [".mp4"] * 2
-    assert all(path.read_bytes()[4:8] == b"ftyp" for path in videos)
-    shutil.rmtree("runs/x/videos")
-    assert call(discrete, "--evaluate", "runs/x", "--capture-video", "--eval-episodes", 1) == 0
-    assert len(list(Path("runs/x/videos").glob("*.mp4"))) == 1
+    said = capsys.readouterr().out
+    assert said.index("filming into runs/x/videos") < said.index(evaluation_line(said))
+    (first,) = Path("runs/x/videos").iterdir()
+    before = first.read_bytes()
+    assert call(discrete, "--evaluate", "runs/x") == 0
+    assert [*Path("runs/x/videos").iterdir()] == [first]
+    more = ("--capture-video", "--eval-episodes", 3, "--video-episodes", 2)
+    assert call(discrete, "--evaluate", "runs/x", *more) == 0
+    films = list(Path("runs/x/videos").iterdir())
+    assert len(films) == 3 and first.read_bytes() == before
+    assert all(film.suffix == ".mp4" and film.read_bytes()[4:8] == b"ftyp" for film in films)
+
+
+def test_the_agent_is_in_the_last_frame_of_its_film_wherever_it_went(run, tmp_path):
+    """Hopper is the only thing there of a warm colour. A display that cannot be reached is not needed either."""
+    words = flags("prefpoe_continuous", env_id=f"{ODD}:FarHopper-v4", run_name="x", capture_video=True, eval_every=0)
+    process = run("prefpoe_continuous", *words, DISPLAY=":99", PYTHONPATH=str(ROOT / "tests"))
+    assert process.returncode == 0, process.stderr
+    (film,) = (tmp_path / "runs/x/videos").iterdir()
+    *_, last = frames(film)
+    red, _, blue = last.astype(int).transpose(2, 0, 1)
+    rows, columns = (red - blue > 60).nonzero()
+    assert len(rows) > 1000 and 120 < columns.mean() < 360
+
+
+def test_a_renderer_that_does_not_exist_is_named(run, tmp_path):
+    words = flags("prefpoe_continuous", env_id="Hopper-v4", capture_video=True)
+    process = run("prefpoe_continuous", *words, MUJOCO_GL="bogus")
+    assert process.returncode == 2 and is_one_line(process.stderr, "MUJOCO_GL", "bogus"), process.stderr
+    assert not list(tmp_path.iterdir())
 
 
 LONGER = dict(num_steps=128, update_epochs=4, total_timesteps=1280, eval_every=0, anneal_lr=False)
@@ -525,17 +761,24 @@ def test_a_non_finite_loss_stops_with_code_1_and_the_step_and_keeps_the_checkpoi
     assert stop.value.code == 1 and is_one_line(stderr, "step 64", "runs/x"), stderr
     assert torch.load("runs/x/checkpoint.pt")["global_step"] == 0
     assert call(script, "--evaluate", "runs/x") == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("evaluation: mean=")
+    assert evaluation_line(capsys.readouterr().out)
 
 
-def test_no_checkpoint_ever_holds_weights_that_are_not_finite(script, capsys):
-    """Here the loss of the only minibatch is finite and the step taken on it is not."""
-    changes = dict(learning_rate=1e39, num_minibatches=1, checkpoint_every=1, total_timesteps=64 * 3)
+def test_no_checkpoint_ever_holds_weights_that_are_not_finite(script, unfinished, capsys):
+    """Here the loss of the only minibatch is finite and the step taken on it is not, for Adam's moments."""
+    folder = unfinished(script.__name__)
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    checkpoint["args"] |= dict(num_minibatches=1, checkpoint_every=1, learning_rate=1.0)
+    checkpoint["iteration"] -= 1
+    checkpoint["adam"]["m"] += 1e38
+    checkpoint["adam"]["v"] *= 0
+    torch.save(checkpoint, folder / "checkpoint.pt")
+    before = (folder / "checkpoint.pt").read_bytes()
     with pytest.raises(SystemExit) as stop:
-        call(script, *flags(script.__name__, run_name="x", **changes))
-    assert stop.value.code == 1 and "step" in capsys.readouterr().err
-    checkpoint = torch.load("runs/x/checkpoint.pt")
-    assert all(x.isfinite().all() for group in ("agent", "adam") for x in checkpoint[group].values())
+        call(script, "--resume", folder)
+    *_, last = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 1 and re.match(r"error: not finite at step 128 \(loss -?\d", last)
+    assert (folder / "checkpoint.pt").read_bytes() == before
 
 
 # --- weights from elsewhere --------------------------------------------------------------------
@@ -592,5 +835,5 @@ def test_a_plain_state_dict_of_the_authors_form_is_accepted(continuous, capsys):
 def test_a_plain_state_dict_that_lacks_a_head_is_refused(continuous, rejected):
     state = authors_form(3, 1)
     torch.save({name: x for name, x in state.items() if not name.startswith("preference")}, "weights.pt")
-    naming = ("--evaluate", "weights.pt", "preference_mean.weight")
+    naming = ("weights.pt", "preference_mean.weight")
     rejected(continuous, "--env-id", "Pendulum-v1", "--evaluate", "weights.pt", naming=naming)

@@ -29,6 +29,12 @@ ITERATIONS, BATCH = 40, 64
 SMALL = f"--no-compile --num-steps {BATCH} --num-minibatches 4 --update-epochs 2 --eval-episodes 3"
 SMALL = f"{SMALL} --total-timesteps {ITERATIONS * BATCH} --eval-every 10".split()
 WALL_CLOCK = {"SPS", "seconds"}
+IN_THE_SAME_SECOND = """
+import runpy, sys, time
+time.time = lambda: 1_800_000_000.0
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 # What two scripts both define and yet mean differently: the kind of action space, its defaults, and the preference.
 ACTION_SPACE = {"Agent", "PPO", "check_action_space", "clip_action", "make_batch", "numpy_policy", "sample_noise"}
@@ -44,8 +50,8 @@ MEANT_TO_DIFFER = {
 
 def start(name, *flags, cwd, **options):
     """A script's process, its output in pipes."""
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return subprocess.Popen(command(name, *flags), cwd=cwd, env=environment(), **pipes | options)
+    usual = dict(env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command(name, *flags), cwd=cwd, **usual | options)
 
 
 def small(name):
@@ -82,10 +88,10 @@ def without(rows, *columns):
     return [{key: x for key, x in row.items() if key not in WALL_CLOCK | {*columns}} for row in rows]
 
 
-def assert_complete(folder):
+def assert_complete(folder, iterations=ITERATIONS):
     """One row an iteration, none doubled and none missing."""
     steps = [int(row["global_step"]) for row in read_metrics(folder)]
-    assert steps == [BATCH * i for i in range(1, ITERATIONS + 1)]
+    assert steps == [BATCH * i for i in range(1, iterations + 1)]
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +132,16 @@ def killed(tmp_path_factory):
     """The folder of a run that SIGKILL ended between two checkpoints."""
     cwd = tmp_path_factory.mktemp("killed")
     process = paused(train("prefpoe_continuous", cwd=cwd), cwd / "runs/run")
+    process.kill()
+    process.communicate()
+    return cwd / "runs/run"
+
+
+@pytest.fixture(scope="module")
+def nearly_done(tmp_path_factory):
+    """As `killed`, of a run that has fewer than 10 iterations to go."""
+    cwd = tmp_path_factory.mktemp("nearly_done")
+    process = paused(train("prefpoe_continuous", "--total-timesteps", 20 * BATCH, cwd=cwd), cwd / "runs/run")
     process.kill()
     process.communicate()
     return cwd / "runs/run"
@@ -325,6 +341,87 @@ def test_a_run_killed_in_its_last_evaluation_only_evaluates_again(finished, tmp_
     assert (folder / "metrics.csv").read_bytes() == (original / "metrics.csv").read_bytes()
 
 
+DAMAGES = {  # what is done to the lines of metrics.csv, and how many rows before the checkpoint that costs
+    "cut in mid-row": (lambda lines, kept: [*lines[: kept - 1], lines[kept - 1][:20]], 2),
+    "cut in the last number": (lambda lines, kept: [*lines[:kept], lines[kept][:-2]], 1),
+    "emptied": (lambda lines, kept: [], None),
+    "deleted": (None, None),
+    "without a header": (lambda lines, kept: lines[1:], 0),
+    "rows missing": (lambda lines, kept: lines[:3] + lines[5:], 2),
+    "a row of other columns": (
+        lambda lines, kept: [*lines[:4], b"9" + lines[4][1:].replace(b",", b"", 1), *lines[5:]],
+        1,
+    ),
+    "rows doubled": (lambda lines, kept: lines + lines[1:], 0),
+    "not text": (lambda lines, kept: [*lines[:4], b"\xff\x00\n", *lines[4:]], 0),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_metrics_csv_keeps_its_whole_rows_and_a_gap_is_said(how, continuous, nearly_done, tmp_path, capsys):
+    """Resumed in this process: under one header, no row glued, doubled or invented."""
+    folder = shutil.copytree(nearly_done, tmp_path / "run")
+    lines, kept = (folder / "metrics.csv").read_bytes().splitlines(keepends=True), checkpoint(folder)["iteration"]
+    change, lost = DAMAGES[how]
+    if change:
+        (folder / "metrics.csv").write_bytes(b"".join(change(lines, kept)))
+    else:
+        (folder / "metrics.csv").unlink()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert continuous.main(continuous.parse_args(["--resume", str(folder)])) == 0
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    lost = kept if lost is None else lost
+    said = capsys.readouterr().err
+    assert said.count("\n") == bool(lost) and f"lacks {lost} of its first {kept} rows" in said or not lost
+    after = (folder / "metrics.csv").read_bytes().splitlines(keepends=True)
+    assert after[0] == lines[0] and len(after) == 1 + 20 - lost
+    assert set(after[: kept - lost + 1]) <= set(lines)
+    steps = [int(row["global_step"]) for row in read_metrics(folder)]
+    assert steps == sorted(set(steps)) and steps[kept - lost :] == [BATCH * i for i in range(kept + 1, 21)]
+
+
+def test_a_run_that_trains_is_not_resumed_by_another_process(continuous, tmp_path, capsys):
+    folder = tmp_path / "runs/run"
+    process = paused(train("prefpoe_continuous", cwd=tmp_path), folder)
+    try:
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(SystemExit) as end:
+            continuous.main(continuous.parse_args(["--resume", str(folder)]))
+        error = capsys.readouterr().err
+        assert end.value.code == 2 and error.count("\n") == 1
+        assert "--resume" in error and "another process" in error and str(folder) in error
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_two_runs_started_in_the_same_second_have_folders_of_their_own(tmp_path):
+    words = [*small("prefpoe_lunarlander"), "--total-timesteps", 10 * BATCH]
+    argv = [sys.executable, "-c", IN_THE_SAME_SECOND, *command("prefpoe_lunarlander", *words)[1:]]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for process in [subprocess.Popen(argv, cwd=tmp_path, env=environment(), **pipes) for _ in range(2)]:
+        finish(process)
+    folders = list((tmp_path / "runs").iterdir())
+    assert len(folders) == 2
+    for folder in folders:
+        assert_complete(folder, 10)
+        assert (folder / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize("ending", ["| head -1", ">&- 2>&-"])
+def test_a_run_that_nobody_reads_goes_on_to_its_end(ending, tmp_path):
+    words = [*small("prefpoe_lunarlander"), "--total-timesteps", 10 * BATCH, "--run-name", "run"]
+    shell = ["bash", "-c", f'"$@" {ending}; exit ${{PIPESTATUS[0]}}', "-"]
+    process = in_a_process([*shell, *command("prefpoe_lunarlander", *words)], tmp_path)
+    assert process.returncode == 0 and process.stderr == "", process.stderr
+    assert_complete(tmp_path / "runs/run", 10)
+    assert len(evaluation(tmp_path / "runs/run")["returns"]) == 3
+
+
 def test_resuming_a_finished_run_says_so_and_changes_nothing(finished, tmp_path):
     """Repeating an argument with the value it has is no contradiction."""
     folder, _ = finished("ppo_baseline")
@@ -362,6 +459,37 @@ def test_a_signal_ends_the_iteration_with_a_checkpoint(name, number, code, tmp_p
     finish(start(name, "--resume", folder, cwd=tmp_path))
     assert_complete(folder)
     assert without(read_metrics(folder)[: len(rows)]) == without(rows)
+
+
+def test_a_signal_in_the_last_iteration_is_not_lost(tmp_path):
+    """It ends the run before its last evaluation, which --resume then makes up for."""
+    folder, steps = tmp_path / "runs/run", 10_000
+    sizes = ("--num-steps", steps, "--total-timesteps", 2 * steps)
+    process = train("prefpoe_lunarlander", *sizes, cwd=tmp_path)
+    metrics = folder / "metrics.csv"
+    while process.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n") == 2):
+        time.sleep(0.002)
+    process.terminate()
+    out, err = finish(process, 143)
+    assert "once more" in err and f"stopped at step {2 * steps}" in out.splitlines()[-1]
+    assert checkpoint(folder)["iteration"] == 2 and not (folder / "evaluation.json").exists()
+    finish(start("prefpoe_lunarlander", "--resume", folder, cwd=tmp_path))
+    assert evaluation(folder)["global_step"] == 2 * steps
+
+
+@pytest.mark.parametrize(("name", "number"), [("prefpoe_lunarlander", signal.SIGTERM), ("ppo_baseline", signal.SIGINT)])
+def test_a_signal_while_compiling_ends_the_run_within_seconds(name, number, tmp_path):
+    """SIGINT reaches the whole process group, as from a terminal."""
+    env = environment(TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
+    process = train(name, "--compile", cwd=tmp_path, env=env, start_new_session=True)
+    while not (line := process.stdout.readline()).startswith("compiling the update"):
+        assert line, process.stderr.read()
+    time.sleep(3)
+    sent = time.monotonic()
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    out, err = finish(process, 128 + number)
+    assert time.monotonic() - sent < 15, "a machine under load takes a few of them"
+    assert "compiled" not in out and "Traceback" not in err
 
 
 def test_a_signal_also_ends_the_last_evaluation(tmp_path):

@@ -1,0 +1,70 @@
+"""Environments that are not as most are: `--env-id odd_environments:NoRenderMode-v0`, with tests/ on the path."""
+
+from typing import ClassVar
+
+import gymnasium as gym
+import numpy as np
+
+
+class Steps(gym.Env):
+    """Pays 1 a step, ends after 10."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (3,))
+    action_space = gym.spaces.Discrete(2)
+    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": 30}
+    length = 10
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        return np.full(3, self.time % 10, np.float32), 1.0, self.time >= self.length, False, {}
+
+    def render(self):
+        return np.zeros((32, 32, 3), np.uint8)
+
+
+class NoRenderMode(Steps):
+    def __init__(self):
+        pass
+
+
+class NoPicture(Steps):
+    def render(self):
+        return None
+
+
+class NoModelFile(Steps):
+    def __init__(self, render_mode=None):
+        open("/nonexistent/model.xml")  # noqa: SIM115
+
+
+class Endless(Steps):
+    length = float("inf")
+
+
+class Unreachable(Steps):
+    action_space = gym.spaces.Box(2, 5, (1,))
+
+
+def far_away(env_id):
+    """That MuJoCo task 10 m from where it usually starts, for 20 steps."""
+
+    def make(**options):
+        env = gym.make(env_id, **options, terminate_when_unhealthy=False).unwrapped
+        env.init_qpos[0] += 10
+        return env
+
+    return make
+
+
+for kind in (NoRenderMode, NoPicture, NoModelFile, Endless, Unreachable):
+    gym.register(f"{kind.__name__}-v0", kind)
+for task in ("Hopper", "Walker2d", "Ant"):
+    gym.register(f"Far{task}-v4", far_away(f"{task}-v4"), max_episode_steps=20)
