@@ -54,7 +54,7 @@ class Run:
     seed: int = 1  # seed of training: environments, initial weights, noise; evaluations are always on the same episodes
     total_timesteps: int = 1_000_000  # environment steps to train for, over all environments
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
-    run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>-<pid>)
+    run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>-<ns>)
     resume: str | None = None  # run folder to go on with; every other argument then comes from its checkpoint
     evaluate: str | None = None  # run folder or checkpoint to evaluate, without training
     cuda: bool = False  # update on the GPU (acting stays on the CPU, where a network of this size is faster)
@@ -729,7 +729,7 @@ def restore(learner: Learner, args: Args) -> dict:
 
 def open_folder(args: Args) -> tuple[Path, FileLock]:
     """The folder of --resume, or a new one, locked against other processes until this one ends."""
-    started = f"{int(time.time())}-{os.getpid()}"  # two runs may start in the same second
+    started = f"{int(time.time())}-{time.time_ns() % 10**9}"  # two runs may start in the same second
     name = args.run_name or f"{args.env_id}__{args.exp_name}__{args.seed}__{started}".replace("/", "_")
     folder, flag = (Path(args.resume), "--resume") if args.resume else (Path("runs", name), f"--run-name {name}")
     with writing(folder, f"{flag}: ", code=2):

@@ -365,7 +365,7 @@ def test_cuda_without_a_gpu_is_named(script, rejected):
     ("name", "changes", "flag"),
     [
         ("prefpoe_continuous", dict(env_id="LunarLander-v3"), "--env-id LunarLander-v3"),
-        ("prefpoe_lunarlander", dict(evaluate="runs/missing"), "--evaluate"),
+        ("prefpoe_lunarlander", dict(evaluate="runs/missing"), "runs/missing"),
         ("ppo_baseline", dict(gamma=2), "--gamma 2"),
     ],
 )

@@ -197,7 +197,7 @@ def test_the_script_metadata_name_every_import_and_none_is_of_the_repository(nam
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_alone_in_a_folder_leaves_a_whole_run(name, finished):
-    """Named <env>__<script>__<seed>__<time>-<pid>, with every argument and version, and nothing half-written."""
+    """Named <env>__<script>__<seed>__<time>-<ns>, with every argument and version, and nothing half-written."""
     folder, process = finished(name)
     assert re.fullmatch(rf"{TASK[name]}__{name}__1__\d{{10}}-\d+", folder.name)
     files = {"config.json", "metrics.csv", "checkpoint.pt", "evaluation.json", ".lock"}
