@@ -365,7 +365,7 @@ def test_cuda_without_a_gpu_is_named(script, rejected):
     ("name", "changes", "flag"),
     [
         ("prefpoe_continuous", dict(env_id="LunarLander-v3"), "--env-id LunarLander-v3"),
-        ("prefpoe_lunarlander", dict(evaluate="runs/missing"), "--evaluate"),
+        ("prefpoe_lunarlander", dict(evaluate="runs/missing"), "runs/missing"),
         ("ppo_baseline", dict(gamma=2), "--gamma 2"),
     ],
 )
@@ -446,10 +446,10 @@ def test_wandb_is_imported_only_to_track(script, tmp_path):
 @pytest.mark.parametrize(("name", "more"), [("prefpoe_continuous", []), ("ppo_baseline", ["--squash-mean"])])
 def test_an_action_range_out_of_reach_is_warned_of(name, more, capsys):
     """The policy's means lie within +-1, this range within 2 and 5; unbounded means may reach it."""
-    assert call(name, *flags(name, env_id=f"{ODD}:Unreachable-v0"), *more) == 0
+    assert call(name, *flags(name, env_id=f"{ODD}:Unreachable-v0", run_name="x"), *more) == 0
     assert is_one_line(capsys.readouterr().err, "warning: ", "+-1", "Box(2.0, 5.0", "RescaleAction")
     if more:
-        assert call(name, *flags(name, env_id=f"{ODD}:Unreachable-v0")) == 0
+        assert call(name, *flags(name, env_id=f"{ODD}:Unreachable-v0", run_name="y")) == 0
         assert capsys.readouterr().err == ""
 
 
