@@ -687,6 +687,7 @@ def test_capture_video_films_as_many_evaluation_episodes_as_asked_and_keeps_earl
     assert call(discrete, "--evaluate", "runs/x") == 0
     assert [*Path("runs/x/videos").iterdir()] == [first]
     more = ("--capture-video", "--eval-episodes", 3, "--video-episodes", 2)
+    time.sleep(1)  # films are named by the second
     assert call(discrete, "--evaluate", "runs/x", *more) == 0
     films = list(Path("runs/x/videos").iterdir())
     assert len(films) == 3 and first.read_bytes() == before
