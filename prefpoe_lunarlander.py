@@ -706,8 +706,7 @@ def load_checkpoint(path: str) -> dict:
             checkpoint = {"agent": {name.replace("critic.1.", "critic."): value for name, value in weights.items()}}
         return {"args": {}} | checkpoint
     except Exception as error:  # noqa: BLE001 (a damaged file raises many kinds)
-        problem = "no such file" if isinstance(error, FileNotFoundError) else "not readable, perhaps cut short"
-        fail(f"{file}: {problem} ({type(error).__name__}); give a run's folder, or its checkpoint")
+        fail(f"{file} cannot be read ({type(error).__name__}): give a run's folder, or a whole checkpoint")
 
 
 def restore(learner: Learner, args: Args) -> dict:

@@ -446,10 +446,10 @@ def test_wandb_is_imported_only_to_track(script, tmp_path):
 @pytest.mark.parametrize(("name", "more"), [("prefpoe_continuous", []), ("ppo_baseline", ["--squash-mean"])])
 def test_an_action_range_out_of_reach_is_warned_of(name, more, capsys):
     """The policy's means lie within +-1, this range within 2 and 5; unbounded means may reach it."""
-    assert call(name, *flags(name, env_id=f"{ODD}:Unreachable-v0"), *more) == 0
+    assert call(name, *flags(name, env_id=f"{ODD}:Unreachable-v0", run_name="x"), *more) == 0
     assert is_one_line(capsys.readouterr().err, "warning: ", "+-1", "Box(2.0, 5.0", "RescaleAction")
     if more:
-        assert call(name, *flags(name, env_id=f"{ODD}:Unreachable-v0")) == 0
+        assert call(name, *flags(name, env_id=f"{ODD}:Unreachable-v0", run_name="y")) == 0
         assert capsys.readouterr().err == ""
 
 
@@ -687,6 +687,7 @@ def test_capture_video_films_as_many_evaluation_episodes_as_asked_and_keeps_earl
     assert call(discrete, "--evaluate", "runs/x") == 0
     assert [*Path("runs/x/videos").iterdir()] == [first]
     more = ("--capture-video", "--eval-episodes", 3, "--video-episodes", 2)
+    time.sleep(1)  # films are named by the second
     assert call(discrete, "--evaluate", "runs/x", *more) == 0
     films = list(Path("runs/x/videos").iterdir())
     assert len(films) == 3 and first.read_bytes() == before
