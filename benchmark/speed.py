@@ -168,7 +168,8 @@ def timed(script, totals: collections.Counter) -> None:
         (script.VecEnv, "step", "environment"),
         (script, "observe", "normalisation"),
         (script, "scale_rewards", "normalisation"),
-        (script, "diagnostics", "diagnostics"),
+        (script, "describe", "diagnostics"),
+        *([(script, "compare", "diagnostics")] if hasattr(script, "compare") else []),  # PPO has nothing to compare
         (script, "make_batch", "update"),
         (script, "update", "update"),
         (script, "evaluate", "evaluation"),

@@ -327,3 +327,26 @@ def test_a_mistake_of_speed_is_one_line_and_exit_code_2(argv, says):
     assert (process.returncode, process.stdout) == (2, "")
     assert process.stderr.startswith(f"error: {says}")
     assert process.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_speed_times_every_part_of_an_iteration(script, tmp_path):
+    """In a real training of that script, each part that the table has a column for takes time."""
+    task = "LunarLander-v3" if script == "prefpoe_lunarlander" else "InvertedPendulum-v4"
+    flags = ["--env-id", task, *FLAGS, "--total-timesteps", "128", "--norm-obs", "--norm-reward"]
+    program = f"""
+import collections, importlib, sys
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "benchmark")!r}]
+import speed
+script, totals = importlib.import_module({script!r}), collections.Counter()
+speed.timed(script, totals)
+assert script.main(script.parse_args({flags!r})) == 0
+print({{part for part, seconds in totals.items() if seconds > 0}})
+"""
+    command = [sys.executable, "-c", program]
+    process = subprocess.run(
+        command, check=False, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == 0, process.stderr
+    parts = {"acting", "environment", "normalisation", "update", "diagnostics", "evaluation", "logging"}
+    assert eval(process.stdout.splitlines()[-1]) == parts
