@@ -805,7 +805,7 @@ class Log:
         self.learner, self.progress, self.args, self.eval_env = learner, progress, args, make_env(args.env_id)
         self.folder, self.lock = open_folder(args)
         self.metrics, self.started = self.folder / "metrics.csv", time.perf_counter() - progress["seconds"]
-        self.warned, self.signals, self.first = set(), [], True  # first: this process has not ended an iteration yet
+        self.warned, self.signals, self.first, self.evaluated = set(), [], True, ""  # first: none ended here yet
         config = asdict(args) | {"resume": None, "id": progress["id"], "versions": versions()}
         if not args.resume:
             self.metrics.unlink(missing_ok=True)
@@ -867,9 +867,11 @@ class Log:
         with writing(self.folder), open(self.metrics, "a") as file:
             file.write(",".join(map(str, row.values())) + "\n")
         self.send(lambda run: run.log({name: x for name, x in row.items() if not math.isnan(x)}, step=step))
-        progress = f"return={row['episodic_return']:.1f} SPS={row['SPS']:.0f}"
+        if not math.isnan(row["eval_return"]):
+            self.evaluated = f" eval_return={row['eval_return']:.1f}"
+        progress = f"return={row['episodic_return']:.1f} SPS={row['SPS']:.0f}{self.evaluated}"
         if self.bar.disable and step // args.batch_size % 10 == 0:
-            say(f"step={step} {progress} eval_return={row['eval_return']:.1f}")
+            say(f"step={step} {progress}")
         self.bar.set_postfix_str(progress, refresh=False)
         self.bar.update(args.batch_size)
 
