@@ -217,6 +217,8 @@ def preference_loss(pref, action: torch.Tensor, A_norm: torch.Tensor, beta1: flo
 
     Theorem 1: where the actions are drawn from pi_p itself, the fixed point is the Boltzmann
     distribution ~ exp(beta_1 A / alpha). Here pi_f draws them, so that holds only approximately.
+    A_norm has mean 0, so a Gaussian's L_pref is linear in mu_p: L_cons ties pi_p to pi_f, and only the
+    clipped surrogate holds both, up to an end. With a large beta_1 w_pref (0.2, say) they tear loose.
     """
     return -beta1 * (A_norm * pref.log_prob(action)).mean() - alpha * pref.entropy().mean()
 
@@ -616,6 +618,7 @@ def failure_signatures(row: dict[str, float], action_space: gym.Space) -> list[s
     signatures = {
         "the preference's entropy is collapsing (below 5 % of log n): raise --alpha": row["entropy_pref"] < least,
         "the experts differ on over 15 % of the probability: raise --w-cons": row["mean_difference"] > 0.15,
+        "one update moves the policy too far (approx_kl above 0.2): lower --beta1 or --w-pref": row["approx_kl"] > 0.2,
     }
     return [advice for advice, present in signatures.items() if present]
 
