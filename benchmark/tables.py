@@ -25,7 +25,10 @@ NAMES = {  # what README.md calls those that it shows
     "prefpoe-anneal": "PrefPoE annealed",
 }
 FUSION = ("prefpoe", "prefpoe-linear", "prefpoe-none", MATCHED)
-BONUS = (MATCHED, "ppo-matched-ent-coef-0.01", "ppo-matched-ent-coef-0.01-anneal", "prefpoe", "prefpoe-anneal")
+ENTROPY, ENTROPY_ANNEAL = "ppo-matched-ent-coef-0.01", "ppo-matched-ent-coef-0.01-anneal"  # of weight alpha w_pref
+BONUS = (MATCHED, ENTROPY, ENTROPY_ANNEAL, "prefpoe", "prefpoe-anneal")
+COMPARED = ("ppo-cleanrl", *BONUS)  # over all tasks
+SCHEDULES = ("prefpoe", *(f"prefpoe-lambda-{kind}" for kind in ("falling", "rising", "guided")))
 INGREDIENTS = {
     "bootstrap": "time limits bootstrapped",
     "logstd": "log σ = −1 at the start",
@@ -55,7 +58,7 @@ COEFFICIENTS = {  # variants <prefix><value>: the variant with the default value
 NOISE, *SENSITIVITY = COEFFICIENTS
 NOISES = ("prefpoe", *(f"{NOISE}{std}" for std in ("0.5", "1", "2", "4")), "prefpoe-beta1-0")
 WEIGHTS = ("alpha", "w-pref", "w-cons")
-REST = (MATCHED, "ppo-matched-ent-coef-0.01", "prefpoe", "prefpoe-anneal", "prefpoe-beta1-0")
+REST = (MATCHED, ENTROPY, ENTROPY_ANNEAL, "prefpoe", "prefpoe-anneal", "prefpoe-beta1-0")
 REST += tuple(
     f"prefpoe-{x}" for x in ("alpha-0.1", "alpha-0.4", "w-pref-0.005", "w-pref-0.2", "w-cons-0.02", "w-cons-0.2")
 )
@@ -115,7 +118,7 @@ def sweeps(variants: set[str]) -> dict[str, list[str]]:
         "advantage-noise": settings(NOISE, variants).values(),
         "sensitivity": sorted(sensitivity, key=lambda variant: variant not in REPRODUCE),  # the defaults first
         "entropy-bonus": BONUS,
-        "lambda-schedule": ("prefpoe", *(f"prefpoe-lambda-{kind}" for kind in ("falling", "rising", "guided"))),
+        "lambda-schedule": SCHEDULES,
     }
     members["other"] = sorted(variants.difference(*members.values()))
     found, seen = {}, set()
@@ -127,10 +130,20 @@ def sweeps(variants: set[str]) -> dict[str, list[str]]:
     return found
 
 
+def all_tasks(evaluations: Frames) -> list[str]:
+    """Those of 1M steps that no prefix sets apart: the paper's, then the others."""
+    found = [task for task in evaluations if re.fullmatch(r"\w+-v\d+", task)]
+    return [*(task for task in PAPER if task in found), *sorted({*found}.difference(PAPER))]
+
+
+def form_of(rows: pd.DataFrame) -> str:
+    """How a task's returns are written."""
+    return "{:,.0f}" if rows["evaluation"].abs().max() >= 10 else "{:.2f}"  # FrozenLake's are at most 1
+
+
 def returns_of(rows: pd.DataFrame, variant: str) -> dict[str, str]:
     """Cells of both returns of a variant."""
-    form = "{:,.0f}" if rows["evaluation"].abs().max() >= 10 else "{:.2f}"  # FrozenLake's returns are at most 1
-    return {MEASURES[m]: with_interval(form, iqm, scores(rows, variant, m)) for m in MEASURES}
+    return {MEASURES[m]: with_interval(form_of(rows), iqm, scores(rows, variant, m)) for m in MEASURES}
 
 
 def sweep_table(task: str, rows: pd.DataFrame, variants: list[str]) -> str:
@@ -190,18 +203,19 @@ def evaluation_table(evaluations: Frames) -> str:
     return table(lines)
 
 
-def returns_table(evaluations: Frames, variants: tuple[str, ...]) -> str:
-    """Two rows a task of the paper, one a measure: what the variants reach.
+def returns_table(evaluations: Frames, variants: tuple[str, ...], wanted: Iterable[str] = ()) -> str:
+    """Two rows a task, one a measure: what the variants reach.
 
-    Without variants that there are none of, and tasks that have none but those of reproduce.sh.
+    Without variants that there are none of, and tasks that have none of those wanted: if none is named, none but those
+    of reproduce.sh.
     """
-    own = {*variants}.difference(REPRODUCE) or {*variants}
-    tasks = [task for task in PAPER if task in evaluations and own & {*evaluations[task]["variant"]}]
+    wanted = {*wanted} or {*variants}.difference(REPRODUCE)
+    tasks = [task for task in all_tasks(evaluations) if wanted & {*evaluations[task]["variant"]}]
     shown = [v for v in variants if any(len(scores(evaluations[task], v, "evaluation")) for task in tasks)]
     lines = []
     for task, (m, measure) in itertools.product(tasks, MEASURES.items()):
         rows = evaluations[task]
-        cells = {variant: with_interval("{:,.0f}", iqm, scores(rows, variant, m)) for variant in shown}
+        cells = {variant: with_interval(form_of(rows), iqm, scores(rows, variant, m)) for variant in shown}
         lines.append({"task": task, "return": measure} | cells | {"seeds": number_of_seeds(rows, shown)})
     return table(lines) if lines else ""
 
@@ -220,7 +234,7 @@ def changes_table(evaluations: Frames) -> str:
 def improvement_table(evaluations: Frames) -> str:
     """A row a variant: probability of improvement over matched PPO, averaged over the paper's tasks, and over all."""
     lines = {}  # by variant and tasks, so that none is there twice
-    groups = {"of the paper": PAPER, "in all": [task for task in evaluations if re.fullmatch(r"\w+-v\d+", task)]}
+    groups = {"of the paper": PAPER, "in all": all_tasks(evaluations)}
     for (group, tasks), variant in itertools.product(groups.items(), (v for v in REPRODUCE if v != MATCHED)):
         found = [t for t in tasks if t in evaluations and {variant, MATCHED} <= {*evaluations[t]["variant"]}]
         line = {"variant": variant, "tasks": f"{len(found)} {group}"}
@@ -270,11 +284,11 @@ def rest_table(evaluations: Frames, curves: Frames) -> str:
 def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
     """Every table by its name: first those over tasks, of README.md and of the paper beside the results; then
     <task>-<sweep>, <task>-effects (of attribution) and <task>-experts."""
-    tables = {"improvement": improvement_table(evaluations)}
+    groups = {"fusion": FUSION, "advantages": NOISES}
+    tables = {"headline": returns_table(evaluations, COMPARED, COMPARED), "improvement": improvement_table(evaluations)}
+    tables |= {name: returns_table(evaluations, variants) for name, variants in groups.items()}
     if any(task in evaluations for task in PAPER):
         tables |= {"evaluation": evaluation_table(evaluations), "changes": changes_table(evaluations)}
-        groups = {"headline": REPRODUCE, "fusion": FUSION, "advantages": NOISES, "entropy-bonus": BONUS}
-        tables |= {name: returns_table(evaluations, variants) for name, variants in groups.items()}
         tables["rest"] = rest_table({task: evaluations[task] for task in curves if task in evaluations}, curves)
     for task, rows in evaluations.items():
         found = sweeps({*rows["variant"]})

@@ -255,7 +255,7 @@ def test_tables_hold_what_the_rows_say():
     cheetah = evaluation_rows(ppo_cleanrl=[100], ppo_matched=[400, 400], prefpoe=[300, 500])
     lander = evaluation_rows(ppo_matched=[250, 150], prefpoe=[200, 220, 199, 260])
     made = tables.make_tables({"HalfCheetah-v4": cheetah, "LunarLander-v3": lander, "CartPole-v1": lander[:1]}, {})
-    names = ["improvement", "evaluation", "changes", "headline"]
+    names = ["headline", "improvement", "evaluation", "changes"]
     assert list(made) == [*names, "HalfCheetah-v4-reproduce", "LunarLander-v3-reproduce", "CartPole-v1-reproduce"]
 
     rows = cells_of(made["headline"])
@@ -267,10 +267,11 @@ def test_tables_hold_what_the_rows_say():
         "prefpoe": "400 [300, 500]",
         "seeds": "1–2",
     }
-    two = [(task, m) for task in ("HalfCheetah-v4", "LunarLander-v3") for m in ("evaluation", "training return")]
-    assert [(row["task"], row["return"]) for row in rows] == two
+    tasks = "HalfCheetah-v4", "LunarLander-v3", "CartPole-v1"
+    lines = [(task, m) for task in tasks for m in ("evaluation", "training return")]
+    assert [(row["task"], row["return"]) for row in rows] == lines
     changes = cells_of(made["changes"])
-    assert [(row["task"], row["return"]) for row in changes] == two
+    assert [(row["task"], row["return"]) for row in changes] == lines[:4]
     assert changes[0]["the paper"] == "1,276 → 5,375 (+321 %)"
     assert (changes[0]["ppo-matched vs ppo-cleanrl"], changes[0]["prefpoe vs ppo-cleanrl"]) == ("+300 %", "+300 %")
     assert changes[0]["prefpoe vs ppo-matched"] == "+0 % [-25 %, +25 %]"
@@ -355,12 +356,20 @@ def test_experts_are_those_of_trainings_end_averaged_run_by_run():
     assert "Ant-v4-experts" not in made
 
 
+def test_the_headline_is_of_every_task_of_the_usual_length_the_papers_first():
+    one = evaluation_rows(**{"ppo_matched_ent_coef_0.01_anneal": [0.25, 0.75]})
+    names = ["Ant-v4", "FrozenLake-v1", "HalfCheetah-v4", "long-Ant-v4-2000000-steps", "short-Hopper-v4"]
+    rows = cells_of(tables.make_tables(dict.fromkeys(names, one), {})["headline"])
+    assert [row["task"] for row in rows[::2]] == ["HalfCheetah-v4", "Ant-v4", "FrozenLake-v1"]
+    shown = {"return": "evaluation", tables.ENTROPY_ANNEAL: "0.50 [0.25, 0.75]", "seeds": "2"}
+    assert rows[-2] == {"task": "FrozenLake-v1"} | shown
+
+
 def test_tables_over_tasks_leave_out_tasks_and_variants_that_there_are_none_of():
     cheetah = evaluation_rows(ppo_matched=[400, 400], prefpoe=[300, 500, 400], prefpoe_none=[100])
     lander = evaluation_rows(ppo_matched=[250, 150], prefpoe=[200, 220])
-    made = tables.make_tables({"HalfCheetah-v4": cheetah, "LunarLander-v3": lander, "Hopper-v4": cheetah}, {})
+    made = tables.make_tables({"HalfCheetah-v4": cheetah, "LunarLander-v3": lander, "long-Hopper-v4": cheetah}, {})
     assert "advantages" not in made
-    assert "entropy-bonus" not in made
     rows = cells_of(made["fusion"])
     assert [*rows[0]] == ["task", "return", "prefpoe", "prefpoe-none", "ppo-matched", "seeds"]
     assert [row["task"] for row in rows] == ["HalfCheetah-v4"] * 2
