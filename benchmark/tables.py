@@ -25,9 +25,13 @@ NAMES = {  # what README.md calls those that it shows
     "prefpoe-anneal": "PrefPoE annealed",
 }
 FUSION = ("prefpoe", "prefpoe-linear", "prefpoe-none", MATCHED)
-ENTROPY, ENTROPY_ANNEAL = "ppo-matched-ent-coef-0.01", "ppo-matched-ent-coef-0.01-anneal"  # of weight alpha w_pref
-BONUS = (MATCHED, ENTROPY, ENTROPY_ANNEAL, "prefpoe", "prefpoe-anneal")
+ENT_COEF, ENT_COEF_ANNEAL = "ppo-matched-ent-coef-0.01", "ppo-matched-ent-coef-0.01-anneal"  # of weight alpha w_pref
+BONUS = (MATCHED, ENT_COEF, ENT_COEF_ANNEAL, "prefpoe", "prefpoe-anneal")
 COMPARED = ("ppo-cleanrl", *BONUS)  # over all tasks
+PAIRS = {  # each compared with those, over all tasks
+    "prefpoe": (MATCHED, ENT_COEF),
+    "prefpoe-anneal": (MATCHED, ENT_COEF, ENT_COEF_ANNEAL),
+}
 SCHEDULES = ("prefpoe", *(f"prefpoe-lambda-{kind}" for kind in ("falling", "rising", "guided")))
 INGREDIENTS = {
     "bootstrap": "time limits bootstrapped",
@@ -58,12 +62,28 @@ COEFFICIENTS = {  # variants <prefix><value>: the variant with the default value
 NOISE, *SENSITIVITY = COEFFICIENTS
 NOISES = ("prefpoe", *(f"{NOISE}{std}" for std in ("0.5", "1", "2", "4")), "prefpoe-beta1-0")
 WEIGHTS = ("alpha", "w-pref", "w-cons")
-REST = (MATCHED, ENTROPY, ENTROPY_ANNEAL, "prefpoe", "prefpoe-anneal", "prefpoe-beta1-0")
+REST = (MATCHED, ENT_COEF, ENT_COEF_ANNEAL, "prefpoe", "prefpoe-anneal", "prefpoe-beta1-0")
 REST += tuple(
     f"prefpoe-{x}" for x in ("alpha-0.1", "alpha-0.4", "w-pref-0.005", "w-pref-0.2", "w-cons-0.02", "w-cons-0.2")
 )
 REST += ("prefpoe-lambda-pref-2", "prefpoe-lambda-pref-4")
 Frames = dict[str, pd.DataFrame]  # by task
+OVER_TASKS = (
+    "headline",
+    "improvement",
+    "evaluation",
+    "changes",
+    "comparisons",
+    "profile",
+)  # tables of README.md and of
+OVER_TASKS += (
+    "entropy-bonus",
+    "rest",
+    "fusion",
+    "advantages",
+    "beta1",
+    "schedules",
+)  # the paper, whose runs may lack yet
 
 # column -> name: of the mean action after training; of the acting policy in training's last tenth
 MEASURES = {"evaluation": "evaluation", "training_return": "training return"}
@@ -246,6 +266,74 @@ def improvement_table(evaluations: Frames) -> str:
     return table([*lines.values()]) if lines else ""
 
 
+def pairs_of(evaluations: Frames, variant: str, base: str, measure: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Both variants' runs by task: all tasks on which there are both."""
+    tasks = sorted(all_tasks(evaluations))  # the order in which the bootstrap draws
+    pairs = {task: tuple(scores(evaluations[task], v, measure) for v in (variant, base)) for task in tasks}
+    return {task: (x, y) for task, (x, y) in pairs.items() if len(x) and len(y)}
+
+
+def comparisons_table(evaluations: Frames) -> str:
+    """Two rows a task, one a measure: how probably PrefPoE beats matched PPO and the entropy bonuses; then the means."""
+    columns = {}
+    for m, (variant, bases) in itertools.product(MEASURES, PAIRS.items()):
+        for base in bases:
+            columns.setdefault(f"P({variant} > {base})", {})[m] = pairs_of(evaluations, variant, base, m)
+    columns = {name: found for name, found in columns.items() if any(found.values())}
+    lines = []
+    for task, (m, measure) in itertools.product(all_tasks(evaluations), MEASURES.items()):
+        cells = {name: with_interval("{:.2f}", improvement, *found[m].get(task, ())) for name, found in columns.items()}
+        if {*cells.values()} != {"–"}:
+            seeds = number_of_seeds(evaluations[task], BONUS)
+            lines.append({"task": task, "return": measure} | cells | {"seeds": seeds})
+    for m, measure in MEASURES.items() if lines else ():
+        cells = {
+            name: with_interval("{:.2f}", improvement, *itertools.chain(*found[m].values()))
+            + f", {len(found[m])} task{'s' * (len(found[m]) != 1)}"
+            for name, found in columns.items()
+        }
+        lines.append({"task": "**mean over tasks**", "return": measure} | cells | {"seeds": ""})
+    return table(lines) if lines else ""
+
+
+def profiled(evaluations: Frames) -> tuple[list[str], list[str]]:
+    """Tasks and variants of the performance profile: tasks with all of the headline's but the bonuses, and variants with
+    runs on each of these tasks."""
+    needed = {*COMPARED} & {*REPRODUCE}
+    tasks = [task for task in all_tasks(evaluations) if needed <= {*evaluations[task]["variant"]}]
+    return tasks, [v for v in COMPARED if tasks and all(v in {*evaluations[task]["variant"]} for task in tasks)]
+
+
+def scale(rows: pd.DataFrame, variants: list[str], measure: str) -> tuple[float, float, str]:
+    """What is 0 and what is 1 in a task's normalised returns, the IQM of the first variant and the highest of the
+    others'; and whose that is."""
+    zero, *others = (float(iqm(scores(rows, variant, measure))) for variant in variants)
+    return zero, max(others), variants[1 + int(np.argmax(others))]
+
+
+def normalised(evaluations: Frames, measure: str) -> dict[str, list[np.ndarray]]:
+    """Each variant's normalised returns, an array (runs,) a task; without tasks on which none beats the first."""
+    tasks, variants = profiled(evaluations)
+    found = {variant: [] for variant in variants}
+    for rows in (evaluations[task] for task in tasks):
+        zero, one, _ = scale(rows, variants, measure)
+        for variant in variants if one > zero else ():
+            found[variant].append((scores(rows, variant, measure) - zero) / (one - zero))
+    return {variant: samples for variant, samples in found.items() if samples}
+
+
+def profile_table(evaluations: Frames) -> str:
+    """Two rows a task, one a measure: what is 0 and what is 1 in the performance profile."""
+    (tasks, variants), lines = profiled(evaluations), []
+    for task, (m, measure) in itertools.product(tasks, MEASURES.items()):
+        zero, one, best = scale(rows := evaluations[task], variants, m)
+        cells = (form_of(rows).format(one), best) if one > zero else ("none: left out", "–")
+        line = {"task": task, "return": measure, "0: IQM of ppo-cleanrl": form_of(rows).format(zero)}
+        line |= dict(zip(("1: highest IQM of the others", "which is that of"), cells, strict=True))
+        lines.append(line | {"seeds": number_of_seeds(rows, variants)})
+    return table(lines) if lines else ""
+
+
 def experts_table(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     """A row a variant with a preference, or of matched PPO, whose only policy is its main one, at the end of training."""
     lines = []
@@ -284,8 +372,10 @@ def rest_table(evaluations: Frames, curves: Frames) -> str:
 def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
     """Every table by its name: first those over tasks, of README.md and of the paper beside the results; then
     <task>-<sweep>, <task>-effects (of attribution) and <task>-experts."""
+    over_tasks = {"comparisons": comparisons_table, "profile": profile_table}
     groups = {"fusion": FUSION, "advantages": NOISES}
     tables = {"headline": returns_table(evaluations, COMPARED, COMPARED), "improvement": improvement_table(evaluations)}
+    tables |= {name: make(evaluations) for name, make in over_tasks.items()}
     tables |= {name: returns_table(evaluations, variants) for name, variants in groups.items()}
     if any(task in evaluations for task in PAPER):
         tables |= {"evaluation": evaluation_table(evaluations), "changes": changes_table(evaluations)}

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -127,6 +128,26 @@ def test_improvement_counts_pairs_and_ties_half(n, m):
     assert statistics.improvement(x, y) == pytest.approx(stats.mannwhitneyu(x, y, alternative="greater")[0] / (n * m))
 
 
+def test_a_profile_is_the_share_of_runs_above_tau_averaged_over_tasks():
+    rng = np.random.default_rng(3)
+    tasks = [rng.normal(size=n).round(1) for n in (3, 10, 5)]
+    taus = np.array([-2.0, tasks[0][0], 0.0, 0.1, 0.5, 3.0])
+    brute = [sum(sum(1 for x in runs if x > tau) / len(runs) for runs in tasks) / len(tasks) for tau in taus.tolist()]
+    assert statistics.profile(taus, *tasks) == pytest.approx(brute)
+    resamples = [rng.choice(runs, (4, len(runs))) for runs in tasks]
+    each = [statistics.profile(taus, *(x[i] for x in resamples)) for i in range(4)]
+    assert statistics.profile(taus, *resamples) == pytest.approx(np.transpose(each))
+
+
+def test_the_band_of_a_profile_is_the_interval_of_each_share():
+    samples, taus = (np.array([0.1, 0.4, 0.9]), np.array([0.2, 0.3])), np.array([0.15, 0.25, 0.5])
+    for tau, low, high in zip(taus, *statistics.bootstrap(partial(statistics.profile, taus), *samples), strict=True):
+        shares = [np.array(list(itertools.product((x > tau).tolist(), repeat=len(x)))).mean(-1) for x in samples]
+        values = (shares[0][:, None] + shares[1]).ravel() / 2  # of all 27 * 4 resamples
+        for bound, share in ((low, 0.025), (high, 0.975)):
+            assert (values < bound - 1e-9).mean() - 0.006 < share < (values <= bound + 1e-9).mean() + 0.006
+
+
 def test_improvement_over_several_tasks_is_the_mean_over_tasks_not_over_pairs():
     one = np.ones(2), np.zeros(2)
     other = np.zeros(9), np.ones(9)
@@ -242,7 +263,7 @@ def test_the_sweeps_and_the_tables_name_the_same_variants():
     for prefix, (default, *_) in tables.COEFFICIENTS.items():
         assert len(tables.settings(prefix, names)) >= 2
         assert default in figures.STYLE
-    assert {*figures.STYLE} == {*tables.REPRODUCE}
+    assert {*figures.STYLE} == {*tables.REPRODUCE, *tables.BONUS}
 
 
 def cells_of(table):
@@ -255,7 +276,7 @@ def test_tables_hold_what_the_rows_say():
     cheetah = evaluation_rows(ppo_cleanrl=[100], ppo_matched=[400, 400], prefpoe=[300, 500])
     lander = evaluation_rows(ppo_matched=[250, 150], prefpoe=[200, 220, 199, 260])
     made = tables.make_tables({"HalfCheetah-v4": cheetah, "LunarLander-v3": lander, "CartPole-v1": lander[:1]}, {})
-    names = ["headline", "improvement", "evaluation", "changes"]
+    names = ["headline", "improvement", "comparisons", "evaluation", "changes"]
     assert list(made) == [*names, "HalfCheetah-v4-reproduce", "LunarLander-v3-reproduce", "CartPole-v1-reproduce"]
 
     rows = cells_of(made["headline"])
@@ -361,7 +382,7 @@ def test_the_headline_is_of_every_task_of_the_usual_length_the_papers_first():
     names = ["Ant-v4", "FrozenLake-v1", "HalfCheetah-v4", "long-Ant-v4-2000000-steps", "short-Hopper-v4"]
     rows = cells_of(tables.make_tables(dict.fromkeys(names, one), {})["headline"])
     assert [row["task"] for row in rows[::2]] == ["HalfCheetah-v4", "Ant-v4", "FrozenLake-v1"]
-    shown = {"return": "evaluation", tables.ENTROPY_ANNEAL: "0.50 [0.25, 0.75]", "seeds": "2"}
+    shown = {"return": "evaluation", tables.ENT_COEF_ANNEAL: "0.50 [0.25, 0.75]", "seeds": "2"}
     assert rows[-2] == {"task": "FrozenLake-v1"} | shown
 
 
@@ -415,6 +436,67 @@ def test_improvement_is_averaged_over_the_papers_tasks_and_over_all_unprefixed_o
     assert "| 0.33 |" in lake["FrozenLake-v1-reproduce"]
 
 
+def test_comparisons_are_by_task_and_averaged_over_those_that_have_both():
+    bonus, falling = "ppo_matched_ent_coef_0.01", "ppo_matched_ent_coef_0.01_anneal"
+    ant = evaluation_rows(ppo_matched=[2, 4], prefpoe=[1, 3, 5], prefpoe_anneal=[3], **{bonus: [0, 1], falling: [3]})
+    hopper = evaluation_rows(ppo_matched=[9], prefpoe=[8, 10])
+    lake = evaluation_rows(ppo_cleanrl=[1], prefpoe=[1])
+    frames = {"Hopper-v4": hopper, "Ant-v4": ant, "long-Ant-v4": ant, "FrozenLake-v1": lake}
+    made = tables.make_tables(frames, {})
+    rows = cells_of(made["comparisons"])
+    over = (
+        "P(prefpoe > ppo-matched)",
+        f"P(prefpoe > {tables.ENT_COEF})",
+        f"P(prefpoe-anneal > {tables.ENT_COEF_ANNEAL})",
+    )
+    assert [row["task"] for row in rows[::2]] == ["Ant-v4", "Hopper-v4", "**mean over tasks**"]
+    assert [[row[name].split(" [")[0].split(",")[0] for name in over] for row in rows[::2]] == [
+        ["0.50", "0.92", "0.50"],  # 3 of 6 pairs; 5 and a half of 6; a tie
+        ["0.50", "–", "–"],
+        ["0.50", "0.92", "0.50"],
+    ]
+    assert [rows[-1][name].split(", ")[-1] for name in over] == ["2 tasks", "1 task", "1 task"]
+    assert [row["seeds"] for row in rows[::2]] == ["1–3", "1–2", ""]
+    two = next(
+        row for row in cells_of(made["improvement"]) if row["tasks"] == "2 in all"
+    )  # the same in the other table
+    assert rows[-2][over[0]] == two["P(better than ppo-matched), evaluation"] + ", 2 tasks"
+
+    (axis, *_) = figures.draw_comparisons(frames).axes
+    points = {line.get_label(): line.get_xydata().tolist() for line in axis.lines if line.get_marker() == "D"}
+    assert [*points] == ["prefpoe, evaluation", "prefpoe, training return"]
+    assert [[x, round(y)] for x, y in points["prefpoe, evaluation"]] == [[0.5, 0], [0.5, 1], [0.5, 2]]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["Ant-v4", "Hopper-v4", "mean over tasks"]
+
+
+def test_normalised_returns_are_0_at_published_ppo_and_1_at_the_best_variant():
+    ant = evaluation_rows(ppo_cleanrl=[10, 30], ppo_matched=[40], prefpoe=[60, 80, 100], prefpoe_anneal=[20])
+    pole = evaluation_rows(ppo_cleanrl=[500], ppo_matched=[500], prefpoe=[500], prefpoe_anneal=[499])
+    hopper = evaluation_rows(ppo_cleanrl=[5], ppo_matched=[10], prefpoe=[7], prefpoe_anneal=[0])
+    extra = evaluation_rows(**{"ppo_matched_ent_coef_0.01": [999]})  # on one task of three, so not in the profile
+    lacking = evaluation_rows(ppo_cleanrl=[1], prefpoe=[2])
+    frames = {"Ant-v4": pd.concat([ant, extra]), "CartPole-v1": pole, "Hopper-v4": hopper, "Walker2d-v4": lacking}
+    found = tables.normalised(frames, "evaluation")
+    assert {variant: [x.tolist() for x in samples] for variant, samples in found.items()} == {
+        "ppo-cleanrl": [pytest.approx([-1 / 6, 1 / 6]), [0]],
+        "ppo-matched": [pytest.approx([1 / 3]), [1]],
+        "prefpoe": [pytest.approx([2 / 3, 1, 4 / 3]), pytest.approx([0.4])],
+        "prefpoe-anneal": [[0], [-1]],
+    }
+    axis = figures.draw_profile(frames).axes[0]
+    line = next(line for line in axis.lines if line.get_label() == "prefpoe")
+    for tau, share in line.get_xydata().tolist():
+        ant_share = sum(x > tau for x in (2 / 3, 1, 4 / 3)) / 3
+        assert share == pytest.approx((ant_share + (0.4 > tau)) / 2) or min(abs(tau - 1), abs(tau - 0.4)) < 1e-9
+    assert axis.get_title() == "evaluation, 2 tasks"
+    rows = cells_of(tables.make_tables(frames, {})["profile"])
+    assert [[*row.values()][2:] for row in rows[::2]] == [
+        ["20", "80", "prefpoe", "1–3"],
+        ["500", "none: left out", "–", "1"],
+        ["5", "10", "ppo-matched", "1"],
+    ]
+
+
 def test_blocks_are_filled_in_and_unknown_ones_reported(tmp_path, capsys):
     path = tmp_path / "page.md"
     path.write_text("a\n<!-- report: one -->old\n\nlines<!-- /report -->\nb\n<!-- report: two --><!-- /report -->\n")
@@ -424,6 +506,12 @@ def test_blocks_are_filled_in_and_unknown_ones_reported(tmp_path, capsys):
     )
     path.write_text(filled)
     assert report.fill_in(path, {"one": "1", "two": "2"}) == filled
+    path.write_text("<!-- report: schedules --><!-- /report --><!-- report: profile --><!-- /report -->")
+    assert "schedules -->\n\n*No such runs yet.*\n\n<!--" in report.fill_in(path, {"profile": "1"})
+    assert "\n\n1\n\n![Performance profiles of both returns](profile.png)\n\n<!--" in report.fill_in(
+        path, {"profile": "1"}, ["profile"]
+    )
+    path.write_text(filled)
     with pytest.raises(SystemExit):
         report.fill_in(path, {"one": "1"})
     assert "page.md: there is no table two; there are: one" in capsys.readouterr().err
@@ -443,12 +531,12 @@ def test_update_readme_fills_both_pages(runs, tmp_path, monkeypatch):
 def test_every_page_says_what_the_committed_results_say():
     results = ROOT / "benchmark" / "results"
     evaluations, curves = (report.read_results(results, kind) for kind in ("evaluations", "curves"))
-    made = tables.make_tables(evaluations, curves)
+    made, drawn = tables.make_tables(evaluations, curves), figures.make_figures(evaluations, curves)
     marked = {path for path in ROOT.glob("**/*.md") if "<!-- report: " in path.read_text(encoding="utf-8")}
     assert {*report.FILLED} == {path for path in marked if ".venv" not in path.parts}
     for path in report.FILLED:
-        assert report.fill_in(path, made) == path.read_text(encoding="utf-8")
-    page = report.page(evaluations, made, figures.make_figures(evaluations, curves))
+        assert report.fill_in(path, made, drawn) == path.read_text(encoding="utf-8")
+    page = report.page(evaluations, made, drawn)
     assert (results / "tables.md").read_text(encoding="utf-8") == page
 
 
