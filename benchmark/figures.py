@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from statistics_of_runs import bootstrap, improvement, iqm, profile, scores
 from tables import (
+    BONUS,
     COEFFICIENTS,
     ENT_COEF,
     ENT_COEF_ANNEAL,
@@ -21,7 +22,9 @@ from tables import (
     REPRODUCE,
     SENSITIVITY,
     Frames,
+    acting,
     all_tasks,
+    continuous,
     normalised,
     pairs_of,
     settings,
@@ -52,12 +55,15 @@ OVER_TASKS = {  # figures over tasks, each with a table of that name -> what the
 }
 RETURN, ENTROPY = "return (environment's reward)", "entropy (nats)"
 TRACE = r"tr $\Sigma$ (squared units of the action)"
+ACTING_TRACE = r"tr $\Sigma$ of the acting policy"
+REST, THIN = r"0.9 tr $\Sigma_p$, the prediction", dict(color="black", linestyle="-", lw=0.7)
+KINDS = (("HalfCheetah-v4",), ("Hopper-v4", "Walker2d-v4"), ("LunarLander-v3",))  # tasks, one of each of which is drawn
 GUIDANCE = r"corr($A_\mathrm{norm}$, $\log\,\pi_p(a|s)$)"
 
 
-def panels(count: int, title: str, width: float = 4.2, height: float = 3.5, most: int = 4, **share):
+def panels(count: int, title: str, width: float = 4.2, height: float = 3.5, most: int | None = None, **share):
     """A figure with so many panels, up to `most` in a row, each of that size in inches; and its axes."""
-    columns = min(count, 3 if count <= 6 else most)
+    columns = min(count, most or (3 if count <= 6 else 4))
     rows = math.ceil(count / columns)
     figure = Figure((width * columns, height * rows), dpi=110, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **share).ravel()
@@ -74,14 +80,17 @@ def add_legend(figure: Figure, axis, ncols: int) -> None:
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=ncols, fontsize="small")
 
 
-def draw_band(axis, curves: pd.DataFrame, variant: str, column: str, unit: float = 1e6, **line) -> None:
+def draw_band(
+    axis, curves: pd.DataFrame, variant: str, column: str, unit: float = 1e6, band: bool = True, **line
+) -> None:
     """IQM over seeds and its interval against environment steps; nothing where there are no such numbers."""
     found = curves[curves["variant"] == variant].dropna(subset=[column]).groupby("global_step")[column]
     if steps := [step / unit for step in found.groups]:
         samples = [x.to_numpy() for _, x in found]
         axis.plot(steps, [iqm(x) for x in samples], **line)
-        low, high = zip(*(bootstrap(iqm, x, resamples=1000) for x in samples), strict=True)
-        axis.fill_between(steps, low, high, color=line["color"], alpha=0.18, lw=0)
+        if band:
+            low, high = zip(*(bootstrap(iqm, x, resamples=1000) for x in samples), strict=True)
+            axis.fill_between(steps, low, high, color=line["color"], alpha=0.18, lw=0)
 
 
 def plain_log_ticks(axis) -> None:
@@ -118,6 +127,30 @@ def of_policies(variant: str, quantity: str) -> list[tuple[str, str, dict]]:
     """Lines of `draw_curves` for that quantity of the three policies, and of matched PPO's only one."""
     lines = [(variant, f"{quantity}_{policy}", style) for policy, style in POLICIES.items()]
     return [*lines, (MATCHED, f"{quantity}_main", dict(color=STYLE[MATCHED]["color"], linestyle=":", label=MATCHED))]
+
+
+def draw_over_tasks(curves: Frames, variants: list[str], quantities: dict[str, str]) -> Figure:
+    """Over training, a column a task and a row for each of `quantities`, a column of the curves -> its axis' label."""
+    title = "IQM over seeds, 95 % bootstrap band"
+    figure, axes = panels(len(quantities) * len(curves), title, 4.0, 2.6, len(curves), sharex=True)
+    for i, (column, task) in enumerate(itertools.product(quantities, curves)):
+        axis, top, left, bottom = axes[i], i < len(curves), i % len(curves) == 0, i >= len(axes) - len(curves)
+        rows, trace = acting(curves[task]), column == "trace_acting"
+        shown = [variant for variant in variants if variant in {*rows["variant"]}]
+        for j, variant in enumerate(shown):
+            looks = STYLE[variant] | dict(linestyle=DASHES.get(variant, "-"), markevery=(2 * j, 2 * len(shown)))
+            draw_band(axis, rows, variant, column, label=variant, markersize=5, **looks)
+        if trace and continuous(task):
+            for variant in shown:
+                draw_band(axis, rows, variant, "trace_rest", band=False, label=REST, **THIN)
+        if trace:
+            plain_log_ticks(axis)
+        axis.set_title(task if top else "", fontsize="medium")
+        axis.set_xlabel("environment steps (millions)" if bottom else "")
+        axis.set_ylabel(quantities[column] if left else "")
+    labels = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(labels.values(), labels, loc="outside lower center", ncols=3, fontsize="small")
+    return figure
 
 
 def bar_looks(color: str) -> tuple[dict, dict]:
@@ -230,9 +263,22 @@ def figures_over_tasks(evaluations: Frames) -> dict[str, Callable[[], Figure]]:
     return figures
 
 
+def figures_over_training(curves: Frames) -> dict[str, Callable[[], Figure]]:
+    """The same of those over training."""
+    figures = {}
+    with_bonus = {
+        task: rows for task in all_tasks(curves) if {ENT_COEF, "prefpoe"} <= {*(rows := curves[task])["variant"]}
+    }
+    chosen = [next((task for task in kind if task in with_bonus), None) for kind in KINDS]
+    if shown := {task: with_bonus[task] for task in chosen if task}:
+        quantities = {"eval_return": "evaluation", "episodic_return": "training return", "trace_acting": ACTING_TRACE}
+        figures["entropy-bonus"] = partial(draw_over_tasks, shown, [*BONUS], quantities)
+    return figures
+
+
 def make_figures(evaluations: Frames, curves: Frames) -> dict[str, Callable[[], Figure]]:
     """For each figure that there is data for, its name, <task>_<kind> or that of a table over tasks, and how to draw it."""
-    figures = figures_over_tasks(evaluations)
+    figures = figures_over_tasks(evaluations) | figures_over_training(curves)
     for task in [task for task in curves if task in evaluations]:
         rows, variants = evaluations[task], {*evaluations[task]["variant"]}
         found, draw = sweeps(variants), partial(draw_curves, task, curves[task])

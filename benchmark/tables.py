@@ -28,7 +28,7 @@ FUSION = ("prefpoe", "prefpoe-linear", "prefpoe-none", MATCHED)
 ENT_COEF, ENT_COEF_ANNEAL = "ppo-matched-ent-coef-0.01", "ppo-matched-ent-coef-0.01-anneal"  # of weight alpha w_pref
 BONUS = (MATCHED, ENT_COEF, ENT_COEF_ANNEAL, "prefpoe", "prefpoe-anneal")
 COMPARED = ("ppo-cleanrl", *BONUS)  # over all tasks
-PAIRS = {  # each compared with those, over all tasks
+PAIRS = {  # PrefPoE with the default coefficients: each is compared with those, over all tasks
     "prefpoe": (MATCHED, ENT_COEF),
     "prefpoe-anneal": (MATCHED, ENT_COEF, ENT_COEF_ANNEAL),
 }
@@ -353,6 +353,35 @@ def ratio_at_rest(variant: str) -> float:
     return 1 - weights["alpha"] * weights["w-pref"] / weights["w-cons"]
 
 
+def continuous(task: str) -> bool:
+    """Whether its actions are, so that experts are Gaussians; as benchmark/cells.sh tells the two scripts apart."""
+    return not task.startswith(("LunarLander-v", "CartPole-", "FrozenLake-"))
+
+
+def acting(curves: pd.DataFrame) -> pd.DataFrame:
+    """Curves with tr Sigma of the policy that acts: the fused one, or the main one where there is no other; and, where
+    the preference has a place to rest, what it would be there, given the preference."""
+    rest = curves["trace_pref"].where(curves["variant"].isin(PAIRS)) * ratio_at_rest("prefpoe")
+    return curves.assign(trace_acting=curves["trace_fused"].fillna(curves["trace_main"]), trace_rest=rest)
+
+
+def widths_table(curves: Frames) -> str:
+    """A row a task: tr Sigma of the acting policy at the end of training, with neither preference nor bonus, with the
+    bonuses and with PrefPoE; and for Gaussians what PrefPoE's would be at rest, given the preference."""
+    lines = []
+    for task in all_tasks(curves):
+        rows, predicted = acting(curves[task]), {}
+        cells = {variant: with_interval("{:.2f}", iqm, late(rows, variant, "trace_acting")) for variant in BONUS}
+        for variant in PAIRS:
+            x = late(rows, variant, "trace_rest")
+            predicted[f"{variant}: 0.9 tr Σ_p"] = with_interval("{:.2f}", iqm, x) if continuous(task) else "–"
+        if any(len(late(rows, variant, "trace_acting")) for variant in (ENT_COEF, ENT_COEF_ANNEAL)):
+            counts = [len(x) for variant in BONUS if len(x := late(rows, variant, "trace_acting"))]
+            seeds = "–".join(map(str, sorted({min(counts), max(counts)})))
+            lines.append({"task": task} | cells | predicted | {"seeds": seeds})
+    return table(lines) if lines else ""
+
+
 def rest_table(evaluations: Frames, curves: Frames) -> str:
     """A row a variant on the paper's tasks of continuous actions: where its policies should come to rest, and do."""
     lines = []
@@ -375,7 +404,7 @@ def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
     over_tasks = {"comparisons": comparisons_table, "profile": profile_table}
     groups = {"fusion": FUSION, "advantages": NOISES}
     tables = {"headline": returns_table(evaluations, COMPARED, COMPARED), "improvement": improvement_table(evaluations)}
-    tables |= {name: make(evaluations) for name, make in over_tasks.items()}
+    tables |= {name: make(evaluations) for name, make in over_tasks.items()} | {"entropy-bonus": widths_table(curves)}
     tables |= {name: returns_table(evaluations, variants) for name, variants in groups.items()}
     if any(task in evaluations for task in PAPER):
         tables |= {"evaluation": evaluation_table(evaluations), "changes": changes_table(evaluations)}

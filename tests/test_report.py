@@ -422,6 +422,57 @@ def test_rest_compares_the_acting_policys_variance_with_the_preferences():
     ]
 
 
+def flat_curves(**traces_of):
+    """Curves of two seeds, constant over training: by variant (- written _) tr Sigma of the main expert, of the preference
+    and of the fused policy, the second seed's twice the first's."""
+    columns = ("trace_main", "trace_pref", "trace_fused")
+    return pd.DataFrame(
+        dict.fromkeys(report.AVERAGED, 1.0)
+        | {"variant": variant.replace("_", "-"), "seed": seed, "global_step": step, "guidance": math.nan}
+        | {name: seed * x for name, x in zip(columns, traces, strict=True)}
+        for variant, traces in traces_of.items()
+        for seed in (1, 2)
+        for step in (100, 950, 1000)
+    )
+
+
+def test_widths_are_those_of_the_policy_that_acts_and_of_the_resting_place():
+    nan, bonus = math.nan, "ppo_matched_ent_coef_0.01"
+    curves = flat_curves(ppo_matched=(0.2, nan, nan), prefpoe=(8.0, 2.0, 1.6), **{bonus: (0.4, nan, nan)})
+    other = flat_curves(ppo_matched=(0.2, nan, nan), prefpoe=(8.0, 2.0, 1.6))
+    frames = {"Walker2d-v4": curves, "LunarLander-v3": curves, "Ant-v4": other, "long-Ant-v4": curves}
+    lander, walker = cells_of(tables.make_tables({"Ant-v4": evaluation_rows(ppo=[1])}, frames)["entropy-bonus"])
+    assert walker == {
+        "task": "Walker2d-v4",
+        "ppo-matched": "0.30 [0.20, 0.40]",
+        tables.ENT_COEF: "0.60 [0.40, 0.80]",
+        tables.ENT_COEF_ANNEAL: "–",
+        "prefpoe": "2.40 [1.60, 3.20]",
+        "prefpoe-anneal": "–",
+        "prefpoe: 0.9 tr Σ_p": "2.70 [1.80, 3.60]",
+        "prefpoe-anneal: 0.9 tr Σ_p": "–",
+        "seeds": "2",
+    }
+    assert lander == walker | {"task": "LunarLander-v3", "prefpoe: 0.9 tr Σ_p": "–"}
+
+    figure = figures.make_figures({}, frames)["entropy-bonus"]()
+    drawn = [{line.get_label(): line.get_ydata()[-1] for line in axis.lines} for axis in figure.axes]
+    assert [axis.get_title() for axis in figure.axes] == ["Walker2d-v4", "LunarLander-v3", *[""] * 4]
+    acting = {"ppo-matched": 0.3, tables.ENT_COEF: 0.6, "prefpoe": 2.4}
+    assert drawn[:4] == [dict.fromkeys(acting, 1.0)] * 4
+    assert drawn[4:] == [pytest.approx(acting | {figures.REST: 2.7}), pytest.approx(acting)]
+
+
+def test_the_tables_and_the_sweeps_agree_on_which_tasks_have_continuous_actions():
+    argv = ["bash", ROOT / "benchmark" / "breadth.sh", "--list"]
+    lines = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+    scripts = {words[0].split("__")[0]: words[1] for line in lines if "__prefpoe__" in (words := line.split())[0]}
+    assert len(scripts) == 6
+    for task, script in scripts.items():
+        assert tables.continuous(task) == (script == "prefpoe_continuous.py")
+    assert not tables.continuous("LunarLander-v3")
+
+
 def test_improvement_is_averaged_over_the_papers_tasks_and_over_all_unprefixed_ones():
     better, worse = (
         evaluation_rows(prefpoe=[3, 3], ppo_matched=[2, 1]),
