@@ -20,6 +20,7 @@ from tables import (
     NOISE,
     PAIRS,
     REPRODUCE,
+    SCHEDULES,
     SENSITIVITY,
     Frames,
     acting,
@@ -27,6 +28,7 @@ from tables import (
     continuous,
     normalised,
     pairs_of,
+    repeated,
     settings,
     sweeps,
 )
@@ -39,8 +41,12 @@ STYLE = {  # colour and marker of a variant; colours differ in lightness too, fo
     "prefpoe-anneal": dict(color="#f2a32c", marker="^"),
     ENT_COEF: dict(color="#178f80", marker="P"),
     ENT_COEF_ANNEAL: dict(color="#7ccfbf", marker="X"),
+    "prefpoe-lambda-falling": dict(color="#3b0a14", marker="v"),
+    "prefpoe-lambda-rising": dict(color="#e58a76", marker="s"),
+    "prefpoe-lambda-guided": dict(color="#6f7f8f", marker="P"),
 }
 DASHES = {"ppo-cleanrl": "-.", MATCHED: ":", ENT_COEF: "--", ENT_COEF_ANNEAL: (0, (5, 1, 1, 1, 1, 1))}
+DASHES |= {"prefpoe-lambda-falling": "--", "prefpoe-lambda-rising": "-.", "prefpoe-lambda-guided": ":"}
 LINES = {"evaluation": dict(linestyle="-"), "training_return": dict(linestyle="--", markerfacecolor="white")}
 POLICIES = {
     "main": dict(color="#2f7fb8", linestyle="--", label=r"main expert $\pi_\theta$"),
@@ -148,8 +154,9 @@ def draw_over_tasks(curves: Frames, variants: list[str], quantities: dict[str, s
         axis.set_title(task if top else "", fontsize="medium")
         axis.set_xlabel("environment steps (millions)" if bottom else "")
         axis.set_ylabel(quantities[column] if left else "")
-    labels = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(labels.values(), labels, loc="outside lower center", ncols=3, fontsize="small")
+    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    labels = [label for label in (*variants, REST) if label in handles]
+    figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=3, fontsize="small")
     return figure
 
 
@@ -238,7 +245,7 @@ def draw_comparisons(evaluations: Frames) -> Figure:
         for i, (variant, m) in enumerate(itertools.product(PAIRS, MEASURES)):
             pairs = found.get((variant, base, m), {})
             rows = [(tasks.index(task), pair) for task, pair in pairs.items()]
-            rows += [(len(tasks), [*itertools.chain(*pairs.values())])] if pairs else []
+            rows += [(len(tasks), [*itertools.chain(*several.values())])] if (several := repeated(pairs)) else []
             heights = [y + 0.18 * (i - 1.5) for y, _ in rows]
             looks = STYLE[variant] | LINES[m] | dict(linestyle="", markersize=5)
             for y, (_, samples) in zip(heights, rows, strict=True):
@@ -273,6 +280,10 @@ def figures_over_training(curves: Frames) -> dict[str, Callable[[], Figure]]:
     if shown := {task: with_bonus[task] for task in chosen if task}:
         quantities = {"eval_return": "evaluation", "episodic_return": "training return", "trace_acting": ACTING_TRACE}
         figures["entropy-bonus"] = partial(draw_over_tasks, shown, [*BONUS], quantities)
+    scheduled = {task: curves[task] for task in all_tasks(curves) if {*SCHEDULES[1:]} & {*curves[task]["variant"]}}
+    if scheduled:
+        quantities = {"eval_return": "evaluation", "episodic_return": "training return"}
+        figures["schedules"] = partial(draw_over_tasks, scheduled, [*SCHEDULES], quantities)
     return figures
 
 

@@ -252,17 +252,19 @@ def changes_table(evaluations: Frames) -> str:
 
 
 def improvement_table(evaluations: Frames) -> str:
-    """A row a variant: probability of improvement over matched PPO, averaged over the paper's tasks, and over all."""
+    """A row a variant: probability of improvement over matched PPO, averaged over the paper's tasks, and over all, of
+    those with several runs."""
     lines = {}  # by variant and tasks, so that none is there twice
     groups = {"of the paper": PAPER, "in all": all_tasks(evaluations)}
     for (group, tasks), variant in itertools.product(groups.items(), (v for v in REPRODUCE if v != MATCHED)):
-        found = [t for t in tasks if t in evaluations and {variant, MATCHED} <= {*evaluations[t]["variant"]}]
-        line = {"variant": variant, "tasks": f"{len(found)} {group}"}
+        line = {"variant": variant, "tasks": ""}
         for m, measure in MEASURES.items():
-            samples = [scores(evaluations[task], v, m) for task in sorted(found) for v in (variant, MATCHED)]
-            line[f"P(better than {MATCHED}), {measure}"] = with_interval("{:.2f}", improvement, *samples)
+            pairs = repeated(pairs_of(evaluations, variant, MATCHED, m))
+            found = {task: pair for task, pair in pairs.items() if task in tasks}
+            line["tasks"] = f"{len(found)} {group}"
+            line[f"P(better than {MATCHED}), {measure}"] = over_tasks(found)
         if found:
-            lines.setdefault((variant, *sorted(found)), line)
+            lines.setdefault((variant, *found), line)
     return table([*lines.values()]) if lines else ""
 
 
@@ -273,8 +275,19 @@ def pairs_of(evaluations: Frames, variant: str, base: str, measure: str) -> dict
     return {task: (x, y) for task, (x, y) in pairs.items() if len(x) and len(y)}
 
 
+def repeated(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Those with two runs of both and more, so that a mean over tasks has an interval."""
+    return {task: pair for task, pair in pairs.items() if min(map(len, pair)) > 1}
+
+
+def over_tasks(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    """Cell of the probability of improvement averaged over tasks."""
+    return with_interval("{:.2f}", improvement, *itertools.chain(*pairs.values()))
+
+
 def comparisons_table(evaluations: Frames) -> str:
-    """Two rows a task, one a measure: how probably PrefPoE beats matched PPO and the entropy bonuses; then the means."""
+    """Two rows a task, one a measure: how probably PrefPoE beats matched PPO and the entropy bonuses; then the means over
+    tasks with several runs."""
     columns = {}
     for m, (variant, bases) in itertools.product(MEASURES, PAIRS.items()):
         for base in bases:
@@ -288,20 +301,24 @@ def comparisons_table(evaluations: Frames) -> str:
             lines.append({"task": task, "return": measure} | cells | {"seeds": seeds})
     for m, measure in MEASURES.items() if lines else ():
         cells = {
-            name: with_interval("{:.2f}", improvement, *itertools.chain(*found[m].values()))
-            + f", {len(found[m])} task{'s' * (len(found[m]) != 1)}"
+            name: over_tasks(pairs) + (f", {len(pairs)} task" + "s" * (len(pairs) > 1)) * bool(pairs)
             for name, found in columns.items()
+            for pairs in [repeated(found[m])]
         }
         lines.append({"task": "**mean over tasks**", "return": measure} | cells | {"seeds": ""})
     return table(lines) if lines else ""
 
 
 def profiled(evaluations: Frames) -> tuple[list[str], list[str]]:
-    """Tasks and variants of the performance profile: tasks with all of the headline's but the bonuses, and variants with
-    runs on each of these tasks."""
-    needed = {*COMPARED} & {*REPRODUCE}
-    tasks = [task for task in all_tasks(evaluations) if needed <= {*evaluations[task]["variant"]}]
-    return tasks, [v for v in COMPARED if tasks and all(v in {*evaluations[task]["variant"]} for task in tasks)]
+    """Tasks and variants of the performance profile: tasks with several runs of all of the headline's but the bonuses, and
+    variants with several runs on each of these tasks."""
+
+    def several(task: str, variant: str) -> bool:
+        return min(len(scores(evaluations[task], variant, m)) for m in MEASURES) > 1
+
+    needed = [variant for variant in COMPARED if variant in REPRODUCE]
+    tasks = [task for task in all_tasks(evaluations) if all(several(task, variant) for variant in needed)]
+    return tasks, [variant for variant in COMPARED if tasks and all(several(task, variant) for task in tasks)]
 
 
 def scale(rows: pd.DataFrame, variants: list[str], measure: str) -> tuple[float, float, str]:
@@ -365,6 +382,20 @@ def acting(curves: pd.DataFrame) -> pd.DataFrame:
     return curves.assign(trace_acting=curves["trace_fused"].fillna(curves["trace_main"]), trace_rest=rest)
 
 
+def guidance_table(evaluations: Frames, curves: Frames) -> str:
+    """A row a value of beta_1 on each task that has several: what the acting policy is like at the end, and reaches."""
+    lines = []
+    for task in [task for task in all_tasks(evaluations) if task in curves]:
+        rows, traces = evaluations[task], acting(curves[task])
+        for value, variant in settings("prefpoe-beta1-", {*rows["variant"]}).items():
+            line = {"task": task, "β₁": f"{value:g}" + " (default)" * (variant == "prefpoe"), "variant": variant}
+            line |= {"seeds": len(scores(rows, variant, "evaluation"))} | returns_of(rows, variant)
+            line["tr Σ_f"] = with_interval("{:.2f}", iqm, late(traces, variant, "trace_acting"))
+            line["corr(A_norm, log π_p)"] = with_interval("{:.3f}", iqm, late(traces, variant, "guidance"))
+            lines.append(line)
+    return table(lines) if lines else ""
+
+
 def widths_table(curves: Frames) -> str:
     """A row a task: tr Sigma of the acting policy at the end of training, with neither preference nor bonus, with the
     bonuses and with PrefPoE; and for Gaussians what PrefPoE's would be at rest, given the preference."""
@@ -401,10 +432,10 @@ def rest_table(evaluations: Frames, curves: Frames) -> str:
 def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
     """Every table by its name: first those over tasks, of README.md and of the paper beside the results; then
     <task>-<sweep>, <task>-effects (of attribution) and <task>-experts."""
-    over_tasks = {"comparisons": comparisons_table, "profile": profile_table}
-    groups = {"fusion": FUSION, "advantages": NOISES}
+    groups = {"schedules": SCHEDULES, "fusion": FUSION, "advantages": NOISES}
     tables = {"headline": returns_table(evaluations, COMPARED, COMPARED), "improvement": improvement_table(evaluations)}
-    tables |= {name: make(evaluations) for name, make in over_tasks.items()} | {"entropy-bonus": widths_table(curves)}
+    tables |= {"comparisons": comparisons_table(evaluations), "profile": profile_table(evaluations)}
+    tables |= {"entropy-bonus": widths_table(curves), "beta1": guidance_table(evaluations, curves)}
     tables |= {name: returns_table(evaluations, variants) for name, variants in groups.items()}
     if any(task in evaluations for task in PAPER):
         tables |= {"evaluation": evaluation_table(evaluations), "changes": changes_table(evaluations)}

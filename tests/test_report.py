@@ -263,7 +263,7 @@ def test_the_sweeps_and_the_tables_name_the_same_variants():
     for prefix, (default, *_) in tables.COEFFICIENTS.items():
         assert len(tables.settings(prefix, names)) >= 2
         assert default in figures.STYLE
-    assert {*figures.STYLE} == {*tables.REPRODUCE, *tables.BONUS}
+    assert {*figures.STYLE} == {*tables.REPRODUCE, *tables.BONUS, *tables.SCHEDULES}
 
 
 def cells_of(table):
@@ -463,6 +463,41 @@ def test_widths_are_those_of_the_policy_that_acts_and_of_the_resting_place():
     assert drawn[4:] == [pytest.approx(acting | {figures.REST: 2.7}), pytest.approx(acting)]
 
 
+def test_the_guidance_table_is_in_the_order_of_beta_1_with_the_default_among_them():
+    curves = flat_curves(prefpoe_beta1_4=(9, 3, 2.5), prefpoe=(9, 2, 1.5), prefpoe_beta1_0=(9, 2, 0.5))
+    curves["guidance"] = curves["variant"].map({"prefpoe-beta1-4": 0.25, "prefpoe": 0.02, "prefpoe-beta1-0": 0.0})
+    rows = evaluation_rows(prefpoe_beta1_4=[30], prefpoe=[20, 20], prefpoe_beta1_0=[10], ppo_matched=[5])
+    frames = {"Walker2d-v4": rows, "long-Ant-v4": rows, "Ant-v4": evaluation_rows(prefpoe=[1])}
+    made = cells_of(tables.make_tables(frames, dict.fromkeys(frames, curves))["beta1"])
+    assert [[cell.split(" [")[0] for cell in row.values()] for row in made] == [
+        ["Walker2d-v4", "0", "prefpoe-beta1-0", "1", "10", "10", "0.75", "0.000"],
+        ["Walker2d-v4", "0.2 (default)", "prefpoe", "2", "20", "20", "2.25", "0.020"],
+        ["Walker2d-v4", "4", "prefpoe-beta1-4", "1", "30", "30", "3.75", "0.250"],
+    ]
+
+
+def test_schedules_are_compared_on_the_tasks_that_have_one():
+    frames = {
+        "Walker2d-v4": evaluation_rows(prefpoe=[20, 20], prefpoe_lambda_rising=[10], ppo=[3]),
+        "HalfCheetah-v4": evaluation_rows(prefpoe=[9]),
+        "long-Ant-v4": evaluation_rows(prefpoe=[20, 20], prefpoe_lambda_rising=[10]),
+    }
+    curves = flat_curves(prefpoe=(9, 2, 1.5), prefpoe_lambda_rising=(9, 2, 1.5), ppo=(9, 2, 1.5))
+    curves["episodic_return"] = 7.0 * curves["seed"] * (curves["variant"] == "prefpoe-lambda-rising")
+    assert cells_of(tables.make_tables(frames, {})["schedules"])[0] == {
+        "task": "Walker2d-v4",
+        "return": "evaluation",
+        "prefpoe": "20 [20, 20]",
+        "prefpoe-lambda-rising": "10",
+        "seeds": "1–2",
+    }
+    figure = figures.make_figures({}, {"Walker2d-v4": curves, "long-Ant-v4": curves})["schedules"]()
+    evaluation, training = figure.axes
+    for axis, rising in ((evaluation, 1.0), (training, 10.5)):
+        drawn = {line.get_label(): line.get_ydata()[-1] for line in axis.lines}
+        assert drawn == {"prefpoe": 1.0 if rising == 1.0 else 0.0, "prefpoe-lambda-rising": rising}
+
+
 def test_the_tables_and_the_sweeps_agree_on_which_tasks_have_continuous_actions():
     argv = ["bash", ROOT / "benchmark" / "breadth.sh", "--list"]
     lines = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
@@ -476,7 +511,7 @@ def test_the_tables_and_the_sweeps_agree_on_which_tasks_have_continuous_actions(
 def test_improvement_is_averaged_over_the_papers_tasks_and_over_all_unprefixed_ones():
     better, worse = (
         evaluation_rows(prefpoe=[3, 3], ppo_matched=[2, 1]),
-        evaluation_rows(prefpoe=[1, 0], ppo_matched=[2]),
+        evaluation_rows(prefpoe=[1, 0], ppo_matched=[2, 2]),
     )
     others = {"Hopper-v4": worse, "Walker2d-v4": worse, "short-Ant-v4": worse, "Hopper-v4-4096-steps": worse}
     lines = tables.make_tables({"Ant-v4": better} | others, {})["improvement"].splitlines()
@@ -490,9 +525,9 @@ def test_improvement_is_averaged_over_the_papers_tasks_and_over_all_unprefixed_o
 def test_comparisons_are_by_task_and_averaged_over_those_that_have_both():
     bonus, falling = "ppo_matched_ent_coef_0.01", "ppo_matched_ent_coef_0.01_anneal"
     ant = evaluation_rows(ppo_matched=[2, 4], prefpoe=[1, 3, 5], prefpoe_anneal=[3], **{bonus: [0, 1], falling: [3]})
-    hopper = evaluation_rows(ppo_matched=[9], prefpoe=[8, 10])
-    lake = evaluation_rows(ppo_cleanrl=[1], prefpoe=[1])
-    frames = {"Hopper-v4": hopper, "Ant-v4": ant, "long-Ant-v4": ant, "FrozenLake-v1": lake}
+    hopper = evaluation_rows(ppo_matched=[9, 9], prefpoe=[8, 10])
+    lake, once = evaluation_rows(ppo_cleanrl=[1], prefpoe=[1]), evaluation_rows(ppo_matched=[9], prefpoe=[10])
+    frames = {"Hopper-v4": hopper, "Walker2d-v4": once, "Ant-v4": ant, "long-Ant-v4": ant, "FrozenLake-v1": lake}
     made = tables.make_tables(frames, {})
     rows = cells_of(made["comparisons"])
     over = (
@@ -500,14 +535,15 @@ def test_comparisons_are_by_task_and_averaged_over_those_that_have_both():
         f"P(prefpoe > {tables.ENT_COEF})",
         f"P(prefpoe-anneal > {tables.ENT_COEF_ANNEAL})",
     )
-    assert [row["task"] for row in rows[::2]] == ["Ant-v4", "Hopper-v4", "**mean over tasks**"]
+    assert [row["task"] for row in rows[::2]] == ["Ant-v4", "Hopper-v4", "Walker2d-v4", "**mean over tasks**"]
     assert [[row[name].split(" [")[0].split(",")[0] for name in over] for row in rows[::2]] == [
         ["0.50", "0.92", "0.50"],  # 3 of 6 pairs; 5 and a half of 6; a tie
         ["0.50", "–", "–"],
-        ["0.50", "0.92", "0.50"],
+        ["1.00", "–", "–"],
+        ["0.50", "0.92", "–"],  # without the tasks of one run
     ]
-    assert [rows[-1][name].split(", ")[-1] for name in over] == ["2 tasks", "1 task", "1 task"]
-    assert [row["seeds"] for row in rows[::2]] == ["1–3", "1–2", ""]
+    assert [rows[-1][name].split(", ")[-1] for name in over] == ["2 tasks", "1 task", "–"]
+    assert [row["seeds"] for row in rows[::2]] == ["1–3", "2", "1", ""]
     two = next(
         row for row in cells_of(made["improvement"]) if row["tasks"] == "2 in all"
     )  # the same in the other table
@@ -516,23 +552,25 @@ def test_comparisons_are_by_task_and_averaged_over_those_that_have_both():
     (axis, *_) = figures.draw_comparisons(frames).axes
     points = {line.get_label(): line.get_xydata().tolist() for line in axis.lines if line.get_marker() == "D"}
     assert [*points] == ["prefpoe, evaluation", "prefpoe, training return"]
-    assert [[x, round(y)] for x, y in points["prefpoe, evaluation"]] == [[0.5, 0], [0.5, 1], [0.5, 2]]
-    assert [text.get_text() for text in axis.get_yticklabels()] == ["Ant-v4", "Hopper-v4", "mean over tasks"]
+    assert [[x, round(y)] for x, y in points["prefpoe, evaluation"]] == [[0.5, 0], [0.5, 1], [1.0, 2], [0.5, 3]]
+    labels = ["Ant-v4", "Hopper-v4", "Walker2d-v4", "mean over tasks"]
+    assert [text.get_text() for text in axis.get_yticklabels()] == labels
 
 
 def test_normalised_returns_are_0_at_published_ppo_and_1_at_the_best_variant():
-    ant = evaluation_rows(ppo_cleanrl=[10, 30], ppo_matched=[40], prefpoe=[60, 80, 100], prefpoe_anneal=[20])
-    pole = evaluation_rows(ppo_cleanrl=[500], ppo_matched=[500], prefpoe=[500], prefpoe_anneal=[499])
-    hopper = evaluation_rows(ppo_cleanrl=[5], ppo_matched=[10], prefpoe=[7], prefpoe_anneal=[0])
-    extra = evaluation_rows(**{"ppo_matched_ent_coef_0.01": [999]})  # on one task of three, so not in the profile
-    lacking = evaluation_rows(ppo_cleanrl=[1], prefpoe=[2])
+    two = {"ppo_matched": [40] * 2, "prefpoe_anneal": [20] * 2}
+    ant = evaluation_rows(ppo_cleanrl=[10, 30], prefpoe=[60, 80, 100], **two)
+    pole = evaluation_rows(**{name: [500] * 2 for name in ("ppo_cleanrl", "prefpoe", *two)})
+    hopper = evaluation_rows(ppo_cleanrl=[5] * 2, ppo_matched=[10] * 2, prefpoe=[7] * 2, prefpoe_anneal=[0] * 2)
+    extra = evaluation_rows(**{"ppo_matched_ent_coef_0.01": [999] * 2})  # on one task of three, so not in the profile
+    lacking = hopper[1:]  # has one run of ppo-cleanrl, so is not either
     frames = {"Ant-v4": pd.concat([ant, extra]), "CartPole-v1": pole, "Hopper-v4": hopper, "Walker2d-v4": lacking}
     found = tables.normalised(frames, "evaluation")
     assert {variant: [x.tolist() for x in samples] for variant, samples in found.items()} == {
-        "ppo-cleanrl": [pytest.approx([-1 / 6, 1 / 6]), [0]],
-        "ppo-matched": [pytest.approx([1 / 3]), [1]],
-        "prefpoe": [pytest.approx([2 / 3, 1, 4 / 3]), pytest.approx([0.4])],
-        "prefpoe-anneal": [[0], [-1]],
+        "ppo-cleanrl": [pytest.approx([-1 / 6, 1 / 6]), [0, 0]],
+        "ppo-matched": [pytest.approx([1 / 3] * 2), [1, 1]],
+        "prefpoe": [pytest.approx([2 / 3, 1, 4 / 3]), pytest.approx([0.4] * 2)],
+        "prefpoe-anneal": [[0, 0], [-1, -1]],
     }
     axis = figures.draw_profile(frames).axes[0]
     line = next(line for line in axis.lines if line.get_label() == "prefpoe")
@@ -542,9 +580,9 @@ def test_normalised_returns_are_0_at_published_ppo_and_1_at_the_best_variant():
     assert axis.get_title() == "evaluation, 2 tasks"
     rows = cells_of(tables.make_tables(frames, {})["profile"])
     assert [[*row.values()][2:] for row in rows[::2]] == [
-        ["20", "80", "prefpoe", "1–3"],
-        ["500", "none: left out", "–", "1"],
-        ["5", "10", "ppo-matched", "1"],
+        ["20", "80", "prefpoe", "2–3"],
+        ["500", "none: left out", "–", "2"],
+        ["5", "10", "ppo-matched", "2"],
     ]
 
 
