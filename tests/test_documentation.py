@@ -358,8 +358,21 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
     assert max(means, key=lambda x: statistics.iqm(means[x])) == "ppo-logstd"
 
 
+@pytest.mark.parametrize("task", [CHEETAH, ANT])
+def test_the_prediction_from_the_preference_holds_and_equal_widths_do_not(results, task):
+    def trace(variant, column):
+        return statistics.late(results[1][task], variant, column)
+
+    for variant in ("prefpoe", "prefpoe-anneal"):
+        low, high = statistics.bootstrap(statistics.iqm, trace(variant, "trace_fused") / trace(variant, "trace_pref"))
+        assert 0.88 < low <= high < 0.91
+    _, high = statistics.bootstrap(statistics.iqm, trace("prefpoe", "trace_fused"))
+    low, _ = statistics.bootstrap(statistics.iqm, trace("ppo-matched-ent-coef-0.01", "trace_main"))
+    assert low > high
+
+
 def test_the_paper_knows_every_variant_that_it_names(results):
-    known = {name for rows in results[0].values() for name in rows["variant"]} | {*tables.BONUS}
+    known = {name for rows in results[0].values() for name in rows["variant"]} | {*tables.BONUS, *tables.SCHEDULES}
     named = {span for span in spans(PAPER) if re.fullmatch(r"(ppo|prefpoe)[\w.-]*(?<!\.py)", span)}
     assert named - known == set()
     before, after = read(PAPER).split("| variant | script and flags |")
