@@ -116,6 +116,7 @@ def sweeps(variants: set[str]) -> dict[str, list[str]]:
         "sensitivity": sorted(sensitivity, key=lambda variant: variant not in REPRODUCE),  # the defaults first
         "entropy-bonus": BONUS,
         "lambda-schedule": ("prefpoe", *(f"prefpoe-lambda-{kind}" for kind in ("falling", "rising", "guided"))),
+        "multimodal": ("prefpoe", "prefpoe-modes-1", "prefpoe-modes-4"),
     }
     members["other"] = sorted(variants.difference(*members.values()))
     found, seen = {}, set()
