@@ -106,12 +106,12 @@ def draw(paths: dict[str, dict[int, list[np.ndarray]]]) -> Figure:
 
 
 def summary(rows: pd.DataFrame) -> str:
-    """Markdown, a row a variant: means over seeds with 95 % bootstrap intervals."""
-    lines, mean = [], partial(np.mean, axis=-1)
-    for variant in dict.fromkeys(rows["variant"]):
-        line = {"variant": variant, "seeds": (rows["variant"] == variant).sum()}
-        cells = {name: with_interval(form, mean, scores(rows, variant, x)) for x, (name, form) in COLUMNS.items()}
-        lines.append(line | cells)
+    """Markdown, a row a quantity and a column a variant: means over seeds with 95 % bootstrap intervals."""
+    variants, mean = [*dict.fromkeys(rows["variant"])], partial(np.mean, axis=-1)
+    lines = [{"mean over seeds": "seeds"} | {v: (rows["variant"] == v).sum() for v in variants}]
+    for column, (name, form) in COLUMNS.items():
+        cells = {v: with_interval(form, mean, scores(rows, v, column)) for v in variants}
+        lines.append({"mean over seeds": name} | cells)
     return table(lines)
 
 

@@ -234,7 +234,7 @@ def remember(function: Callable) -> Callable:
 
 @remember
 def shares(main_std, pref_std, args: Args) -> tuple:
-    """What each expert's mean counts in the fused one, the fused std, and of the overlap 1/variance and log of the height.
+    """What each expert's mean counts in the fused one, the fused std, and the overlap's 1/variance and log height.
 
     The height is without (2 pi/lambda)^(-action_dim/2), which all modes have in common and lambda = 0 has not.
     """

@@ -1,4 +1,4 @@
-"""open_questions/prefpoe_multimodal.py: mixtures against integrals on a grid, one mode against prefpoe_continuous.py."""
+"""open_questions/prefpoe_multimodal.py: mixtures against integrals, one mode against prefpoe_continuous.py."""
 
 import importlib
 import itertools
@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import gymnasium as gym
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 import torch
@@ -19,8 +20,9 @@ from conftest import ROOT, evaluation_line, read_metrics
 from gymnasium.utils.env_checker import check_env
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-sys.path.insert(0, str(ROOT / "open_questions"))
+sys.path[:0] = [str(ROOT / "open_questions"), str(ROOT / "benchmark")]
 multimodal = importlib.import_module("prefpoe_multimodal")
+goals = importlib.import_module("multimodal")
 
 SCRIPT = "open_questions/prefpoe_multimodal"
 BOX, OBS_DIM = gym.spaces.Box(-1, 1, (2,)), 5
@@ -353,6 +355,42 @@ def test_modes_without_advantages_move_apart_where_the_entropy_weighs_enough(K, 
     assert (change < 0) == (ratio > 1) and abs(change) > 1e-9
 
 
+@pytest.mark.parametrize(("gain", "changes"), [(0.02, {}), (0.03, {}), (0.1, dict(alpha=0.8))])
+def test_of_two_modes_apart_the_better_one_gets_all_but_exp_of_the_gain_over_the_entropys_weight(gain, changes):
+    """In one state, where A is better by `gain` standard deviations in one mode: log(w_1/w_2) = gain / (alpha w_pref).
+
+    That is where the gradient of L_total on the weights is zero, by bisection. Actions are quantiles of the modes.
+    """
+    args = multimodal.Args(**changes)
+    main = multimodal.Mixture(torch.zeros(1, 1), multimodal.Gaussian(torch.zeros(1, 1, 1), torch.full((1, 1, 1), 0.6)))
+    modes = multimodal.Gaussian(torch.tensor([[[1.0], [-1.0]]]), torch.full((1, 2, 1), 0.2))
+
+    def slope(log_odds):
+        logits = torch.tensor([[log_odds, 0.0]], requires_grad=True)
+        fused = multimodal.fuse(main, multimodal.Mixture(logits, modes), args)
+        first = round(4000 * torch.sigmoid(torch.tensor(log_odds)).item())
+        quantiles = [torch.tensor(scipy.stats.norm.ppf((np.arange(n) + 0.5) / n)) for n in (first, 4000 - first)]
+        mean, std = (x[0, :, 0].detach() for x in fused.modes)
+        action = torch.cat([mean[k] + std[k] * z for k, z in enumerate(quantiles)]).repeat(2)[:, None]
+        A = gain * (action[:, 0] > 0) + torch.tensor([-1.0, 1.0]).repeat_interleave(4000)  # scatter of std 1
+        A_norm, zeros = (A - A.mean()) / A.std(), torch.zeros(8000)
+        experts = [
+            multimodal.Mixture(x.expand(8000, -1), multimodal.Gaussian(*(y.expand(8000, -1, 1) for y in of)))
+            for x, of in (main, (logits, modes))
+        ]
+        batch = multimodal.Batch(None, action, fused.log_prob(action).detach(), zeros, A, zeros, A_norm)
+        loss = multimodal.total_loss((*experts, zeros), batch, args).loss
+        return torch.autograd.grad(loss, logits)[0][0, 0].item()
+
+    low, high = -1.0, 8.0
+    assert slope(low) < 0 < slope(high)
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    expected = gain / (args.alpha * args.w_pref)
+    assert low == pytest.approx(expected, rel=0.05)
+
+
 # The environment and the program
 
 
@@ -413,3 +451,44 @@ def test_a_run_is_evaluated_again_as_it_was_and_finished_runs_are_not_resumed(ru
     assert again.returncode == 0 and evaluation_line(again.stdout) == evaluation_line(done.stdout)
     assert run(SCRIPT, "--resume", folder, "--num-modes", 2).returncode == 2
     assert "is finished" in run(SCRIPT, "--resume", folder).stdout
+
+
+# How many goals a run reaches
+
+
+def test_a_runs_episodes_are_those_of_its_policy_and_their_goals_are_where_the_paths_end(run, tmp_path):
+    flags = "--no-compile --num-steps 128 --num-minibatches 4 --total-timesteps 256 --eval-episodes 1 --eval-every 0"
+    name = "MultiGoal-v0__prefpoe-modes-2__3"
+    done = run(SCRIPT, *flags.split(), "--run-name", name, "--num-modes", 2, "--seed", 3)
+    assert done.returncode == 0, done.stderr
+    torch.set_default_dtype(torch.float32)
+    ends, returns, paths = goals.sample_episodes(tmp_path / "runs" / name, 5)
+    sampled = run(SCRIPT, "--evaluate", tmp_path / "runs" / name, "--no-eval-deterministic", "--eval-episodes", 5)
+    assert (
+        evaluation_line(sampled.stdout)
+        == f"evaluation: mean={np.mean(returns):.2f} std={np.std(returns):.2f} episodes=5"
+    )
+    for end, path in zip(ends, paths, strict=True):
+        near = np.linalg.norm(path[-1] - multimodal.MultiGoal.GOALS, axis=1) < 0.1
+        assert (np.flatnonzero(near).tolist() or [-1]) == [end] and len(path) == 41 or end >= 0
+    args = goals.Args((tmp_path / "runs" / name,), tmp_path)
+    goals.main(args)
+    (row,) = pd.read_csv(tmp_path / "multimodal.csv").to_dict("records")
+    assert (row["variant"], row["seed"]) == ("prefpoe-modes-2", 3)
+    assert row["mode_distance"] == pytest.approx(
+        float(read_metrics(tmp_path / "runs" / name)[-1]["mode_distance"]), 1e-4
+    )
+    assert (tmp_path / "multimodal.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_entropy_over_goals_is_scipys():
+    for counts in ([5, 0, 0, 0], [1, 2, 3, 4], [25, 25, 25, 25]):
+        assert goals.entropy_of(np.array(counts)) == pytest.approx(scipy.stats.entropy(counts))
+    assert goals.entropy_of(np.zeros(4, int)) == 0
+
+
+def test_the_answer_has_the_numbers_of_the_committed_results():
+    rows = pd.read_csv(ROOT / "benchmark" / "results" / "multimodal.csv")
+    assert (rows.groupby("variant")["seed"].apply(sorted).map(len) == 10).all()
+    page = (ROOT / "open_questions" / "README.md").read_text(encoding="utf-8")
+    assert goals.summary(rows) in page and len(page.splitlines()) <= 60
