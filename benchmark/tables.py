@@ -139,6 +139,7 @@ def sweeps(variants: set[str]) -> dict[str, list[str]]:
         "sensitivity": sorted(sensitivity, key=lambda variant: variant not in REPRODUCE),  # the defaults first
         "entropy-bonus": BONUS,
         "lambda-schedule": SCHEDULES,
+        "multimodal": ("prefpoe", "prefpoe-modes-1", "prefpoe-modes-4"),
     }
     members["other"] = sorted(variants.difference(*members.values()))
     found, seen = {}, set()

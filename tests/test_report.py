@@ -216,7 +216,7 @@ def test_every_variant_has_its_place():
     ladder.insert(7, "ppo-cleanrl-logstd-squash-shared")
     bonus = ["ppo-matched", "ppo-matched-ent-coef-0.01", "ppo-matched-ent-coef-0.01-anneal", *main[3:]]
     schedule = ["prefpoe", "prefpoe-lambda-falling", "prefpoe-lambda-rising", "prefpoe-lambda-guided"]
-    found = tables.sweeps({*main, *ladder, *noise, *varied, *fusion, *bonus, *schedule, "mine"})
+    found = tables.sweeps({*main, *ladder, *noise, *varied, *fusion, *bonus, *schedule, "prefpoe-modes-4", "mine"})
     assert found.pop("reproduce") == main
     assert found.pop("attribution") == [*ladder, "ppo-matched", "prefpoe"]
     assert found.pop("fusion") == fusion
@@ -224,6 +224,7 @@ def test_every_variant_has_its_place():
     assert sorted(found.pop("sensitivity")) == sorted(["ppo", "ppo-matched", "prefpoe", bonus[1], *varied])
     assert found.pop("entropy-bonus") == bonus
     assert found.pop("lambda-schedule") == schedule
+    assert found.pop("multimodal") == ["prefpoe", "prefpoe-modes-4"]
     assert found == {"other": ["mine"]}
     assert list(tables.sweeps({"ppo", "prefpoe"})) == ["reproduce"]
     assert list(tables.sweeps({*main, bonus[1]})) == ["reproduce", "sensitivity"]
@@ -634,7 +635,7 @@ def test_the_committed_csv_files_are_written_again_to_the_byte(tmp_path):
     for kind in ("evaluations", "curves"):
         for task, rows in report.read_results(results, kind, text=True).items():
             report.write_rows(tmp_path, task, kind, rows.sample(frac=1, random_state=1))
-    assert contents(tmp_path) == {path.name: path.read_bytes() for path in results.glob("*.csv")}
+    assert contents(tmp_path) == {path.name: path.read_bytes() for path in results.glob("*_*.csv")}
 
 
 # From runs to files
