@@ -13,6 +13,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import tyro
 from conftest import ROOT, SCRIPTS, environment
@@ -273,8 +274,22 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
         (cell,) = (line[4] for line in lines if line[:2] == [ingredient, "evaluation"])
         return cell
 
+    torn = dict(iter(pd.read_csv(ROOT / "benchmark" / "results" / "torn_loose.csv").groupby("w_cons")))
+
+    def first(w_cons):
+        return f"{torn[w_cons].query('approx_kl > 0.2')['global_step'].iloc[0]:,}"
+
+    def fallen(w_cons):
+        returns = torn[w_cons]["episodic_return"]
+        return f"{returns.tail(len(returns) // 10).mean():,.0f} after a best of {returns.max():,.0f}"
+
     training = "training_return"
     claims = [
+        f"averages {torn[0.1]['A_z2_before'].mean():.3f}".replace("-", "−"),
+        f"below −1 in {(torn[0.1]['A_z2_after'] < -1).mean():.0%} of all iterations".replace("%", " %"),
+        f"first exceeds 0.2 after {first(0.1)} steps",
+        f"σ_p ends at {torn[0.1]['sigma_pref'].iloc[-1]:.3f}, the training return at {fallen(0.1)}",
+        f"after {first(0.4)} steps, and ends alike, at {fallen(0.4)}",
         f"from {value(CHEETAH, 'ppo-cleanrl')} to {value(CHEETAH, 'prefpoe')}",
         f"`ppo-matched` stands at {value(CHEETAH, MATCHED)}",
         f"`prefpoe` less `ppo-matched` is {difference(CHEETAH, 'prefpoe', MATCHED)}",
