@@ -152,8 +152,8 @@ def sweeps(variants: set[str]) -> dict[str, list[str]]:
 
 
 def all_tasks(evaluations: Frames) -> list[str]:
-    """Those of 1M steps that no prefix sets apart: the paper's, then the others."""
-    found = [task for task in evaluations if re.fullmatch(r"\w+-v\d+", task)]
+    """Those of 1M steps that no prefix sets apart and that have two seeds or more: the paper's, then the others."""
+    found = [task for task, x in evaluations.items() if re.fullmatch(r"\w+-v\d+", task) and x["seed"].nunique() > 1]
     return [*(task for task in PAPER if task in found), *sorted({*found}.difference(PAPER))]
 
 

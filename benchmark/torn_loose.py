@@ -1,6 +1,6 @@
 """Where does more guidance break? Trains with a large beta_1 and measures each batch before and after its update.
 
-python benchmark/torn_loose.py               # Walker2d-v4, beta_1 = 4, w_cons 0.1 and 0.4: results/torn_loose.csv and .png
+python benchmark/torn_loose.py               # Walker2d-v4, beta_1 = 4, w_cons 0.1 and 0.4: results/torn-loose.csv and .png
 python benchmark/torn_loose.py --draw-only   # only the picture, from the CSV
 
 A_z2 is the mean of A_norm z^2 over the batch and the action's dimensions, z = (a - mu_p) / s_p. Five minutes a run.
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import prefpoe_continuous as script
 
-RESULTS = ROOT / "benchmark" / "results" / "torn_loose.csv"
+RESULTS = ROOT / "benchmark" / "results" / "torn-loose.csv"
 COLUMNS = ["global_step", "approx_kl", "episodic_return", "sigma_pref"]
 LOOKS = {0.1: dict(color="#b2182b", linestyle="-"), 0.4: dict(color="#2f7fb8", linestyle="--")}
 

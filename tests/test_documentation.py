@@ -27,6 +27,7 @@ LIST = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
 FILES = subprocess.run(LIST, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 FILES = [name for name in FILES if (ROOT / name).is_file()]
 PAGES = [name for name in FILES if name.endswith(".md")]
+BONUS = "ppo-matched-ent-coef-0.01"
 GUIDE, PAPER = "benchmark/README.md", "benchmark/results/README.md"
 MULTIMODAL = "open_questions.prefpoe_multimodal"
 SWEEPS = {path.name for path in (ROOT / "benchmark").glob("*.sh") if "\nrun_sweep " in path.read_text()}
@@ -274,7 +275,7 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
         (cell,) = (line[4] for line in lines if line[:2] == [ingredient, "evaluation"])
         return cell
 
-    torn = dict(iter(pd.read_csv(ROOT / "benchmark" / "results" / "torn_loose.csv").groupby("w_cons")))
+    torn = dict(iter(pd.read_csv(ROOT / "benchmark" / "results" / "torn-loose.csv").groupby("w_cons")))
 
     def first(w_cons):
         return f"{torn[w_cons].query('approx_kl > 0.2')['global_step'].iloc[0]:,}"
@@ -307,7 +308,9 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
         f"On Ant-v4 log σ brings {added(ANT, 'log σ = −1 at the start')}",
         f"less `prefpoe` it is {difference(CHEETAH, 'ppo-logstd', 'prefpoe')}",
         f"the ratio of `prefpoe` is {at_the_end('prefpoe', 'trace_fused', 'trace_pref', task=LANDER)}",
-        f"`prefpoe` less the bonus being {difference(LANDER, 'prefpoe', 'ppo-matched-ent-coef-0.01')}",
+        f"`prefpoe` less the bonus is {difference(LANDER, 'prefpoe', BONUS)} in evaluation",
+        f"and {difference(LANDER, 'prefpoe', BONUS, training)} in training return.",
+        f"`prefpoe-anneal` is {difference(LANDER, 'prefpoe-anneal', f'{BONUS}-anneal')} there in evaluation",
         f"tr Σ is {at_the_end('ppo-matched-ent-coef-0.01', 'trace_main')} with the bonus",
         f"and {at_the_end('prefpoe', 'trace_fused')} with the product",
         f"against {at_the_end(MATCHED, 'trace_main')} with neither",
@@ -351,14 +354,19 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
         samples = [statistics.scores(evaluations[task], x, measure) for task, x in pairs]
         low, high = statistics.bootstrap(statistics.improvement, *samples)
         assert (low <= 0.5 <= high) == half
-    bonus, both = "ppo-matched-ent-coef-0.01", ("evaluation", "training_return")
+    both = ("evaluation", "training_return")
     assert all(apart(task, "prefpoe", "ppo-cleanrl") for task in (CHEETAH, ANT, LANDER))
     assert [differs(task, "prefpoe", MATCHED) for task in (CHEETAH, ANT, LANDER)] == [False, False, True]
     assert apart(LANDER, "prefpoe", MATCHED)
     assert [differs(task, "prefpoe", MATCHED, "training_return") for task in (CHEETAH, ANT)] == [True, False]
     assert not any(differs(task, "prefpoe-anneal", "prefpoe") for task in (CHEETAH, ANT, LANDER))
     assert differs(ANT, "prefpoe-anneal", "prefpoe", "training_return")
-    assert not any(apart(task, bonus, "prefpoe", m) for task in (CHEETAH, ANT, LANDER) for m in both)
+    assert not any(apart(task, BONUS, "prefpoe", m) for task in (CHEETAH, ANT) for m in both)
+    assert all(apart(LANDER, BONUS, "prefpoe", m) for m in both)
+    assert not differs(LANDER, "prefpoe-beta1-0", "prefpoe")
+    annealed = (statistics.scores(evaluations[LANDER], x, "evaluation") for x in ("prefpoe-anneal", f"{BONUS}-anneal"))
+    low, high = statistics.bootstrap(statistics.improvement, *annealed)
+    assert low <= 0.5 <= high
     assert not any(apart(task, "prefpoe-none", "prefpoe", m) for task in (CHEETAH, ANT) for m in both)
     assert apart(LANDER, "prefpoe-none", "prefpoe")
     assert not any(apart(LANDER, "prefpoe-linear", x) for x in ("prefpoe-none", "prefpoe"))
