@@ -51,7 +51,7 @@ from tqdm import tqdm
 @dataclass
 class Run:
     env_id: str = "LunarLander-v3"  # Gymnasium id of the environment
-    seed: int = 1  # seed of training: environments, initial weights, noise; evaluations are always on the same episodes
+    seed: int = 1  # seed of training: environments, initial weights, noise; evaluations always start alike
     total_timesteps: int = 1_000_000  # environment steps to train for, over all environments
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
     run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>-<ns>)
@@ -84,10 +84,10 @@ class Preference:
     fusion: Literal["poe", "linear", "none"] = "poe"  # pi_f: the experts' product, their average, or pi_theta alone
     lambda_pref: float = 1.0  # lambda, the weight of the preference in the fusion
     lambda_schedule: Literal["constant", "falling", "rising", "guided"] = "constant"  # guided: by explained variance
-    beta1: float = 0.2  # beta_1, the weight of the advantages in L_pref; the literature uses 0.1 to 0.4
-    alpha: float = 0.2  # alpha, the weight of the preference's entropy in L_pref; 0.1 to 0.4
-    w_pref: float = 0.05  # weight of L_pref in the total loss; 0.005 to 0.2
-    w_cons: float = 0.1  # weight of L_cons, the KL from the fused policy to the preference; 0.02 to 0.2
+    beta1: float = 0.2  # beta_1, the weight of the advantages in L_pref; tried here: 0 to 4, which breaks
+    alpha: float = 0.2  # alpha, the weight of the preference's entropy in L_pref; tried here: 0.1 to 0.4
+    w_pref: float = 0.05  # weight of L_pref in the total loss; tried here: 0.005 to 0.2, which is too much
+    w_cons: float = 0.1  # weight of L_cons, the KL from the fused policy to the preference; tried here: 0.02 to 0.2
     anneal_pref: bool = False  # let alpha and w_cons fall linearly to 0
     advantage_noise: float = 0.0  # std of the Gaussian noise added to the advantages that the preference sees
 
@@ -215,8 +215,10 @@ def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[tor
 def preference_loss(pref, action: torch.Tensor, A_norm: torch.Tensor, beta1: float, alpha: float) -> torch.Tensor:
     """L_pref = -beta_1 E[A_norm log pi_p(a|s)] - alpha E[H(pi_p)].
 
-    Theorem 1: where the actions are drawn from pi_p itself, the fixed point is the Boltzmann
+    Theorem 1: where the actions are always drawn anew from pi_p itself, the fixed point is the Boltzmann
     distribution ~ exp(beta_1 A / alpha). Here pi_f draws them, so that holds only approximately.
+    On one batch it has no minimum: log pi_p of an action with A_norm < 0 falls for ever. L_cons ties pi_p to
+    pi_f, and only the clipped surrogate holds pi_f, by a limited force: beta_1 w_pref = 0.2 is too much for it.
     """
     return -beta1 * (A_norm * pref.log_prob(action)).mean() - alpha * pref.entropy().mean()
 
@@ -224,7 +226,7 @@ def preference_loss(pref, action: torch.Tensor, A_norm: torch.Tensor, beta1: flo
 def total_loss(agent_output: tuple, batch: Batch, args: Args) -> Losses:
     """L_total = L_PPO(pi_f) + w_pref L_pref + w_cons L_cons, with L_cons = E[KL(pi_f || pi_p)].
 
-    The gradient of L_cons reaches both experts; on pi_f it acts as an entropy bonus.
+    The gradient of L_cons reaches both experts.
     """
     main, pref, value = agent_output
     fused = fuse(main, pref, args)
@@ -253,7 +255,7 @@ def scheduled(args: Args, iteration: int, trust: float) -> Args:
 
     `trust`, the running mean of the critic's explained variance, is what a guided lambda follows.
     """
-    remaining = 1 - (iteration - 1) / args.num_iterations  # falls from 1 to 0
+    remaining = 1 - (iteration - 1) / args.num_iterations  # 1 at first, 0 after the last one
     lr, pref = (remaining if anneal else 1.0 for anneal in (args.anneal_lr, args.anneal_pref))
     fusion = {"constant": 1.0, "falling": remaining, "rising": 1 - remaining, "guided": trust}[args.lambda_schedule]
     now = dict(alpha=args.alpha * pref, w_cons=args.w_cons * pref, lambda_pref=args.lambda_pref * fusion)
@@ -344,7 +346,7 @@ def update(step: Callable, params: torch.Tensor, adam: Adam, batch: Batch, rng, 
 
 
 # ======================================================================================================================
-# Below here nothing changes what is learned: how it is fast, what the environments need, and what a user needs.
+# Below here are standard parts (Adam, initial weights, normalisation), how they are fast, and what a user needs.
 # ======================================================================================================================
 
 # All that training changes; `params` is the agent's weights as one vector. Adam: moments (num_params,), steps (1,).
@@ -356,8 +358,8 @@ def make_step(agent: Agent, args: Args) -> Callable:
     """Build `step(params, adam, batch, now) -> losses`, in place on params and adam; `now` holds what is SCHEDULED.
 
     Gradient, clipping and Adam (Kingma & Ba 2015) on one flat vector compile into a single graph: on one core
-    180-250 us a minibatch of 64, against 1,350-1,700 for a compiled loss with backward() and an optimizer, and
-    3,600 and more without compiling.
+    180-350 us a minibatch of 64, by the machine, against 1,350-1,700 for a compiled loss with backward() and an
+    optimizer, and 3,600 and more without compiling.
     """
     names, shapes = zip(*((name, x.shape) for name, x in agent.named_parameters()), strict=True)
     sizes = [shape.numel() for shape in shapes]
@@ -616,6 +618,7 @@ def failure_signatures(row: dict[str, float], action_space: gym.Space) -> list[s
     signatures = {
         "the preference's entropy is collapsing (below 5 % of log n): raise --alpha": row["entropy_pref"] < least,
         "the experts differ on over 15 % of the probability: raise --w-cons": row["mean_difference"] > 0.15,
+        "one update moves the policy too far (approx_kl above 0.2): lower --beta1 or --w-pref": row["approx_kl"] > 0.2,
     }
     return [advice for advice, present in signatures.items() if present]
 
@@ -985,7 +988,7 @@ def check_args(args: Args) -> None:
         if type(value) in (int, float) and not low <= value <= high:
             fail(f"--{name.replace('_', '-')} {value}: give a number from {low:g} to {high:g}")
     if args.batch_size % args.num_minibatches or args.batch_size < 2 * args.num_minibatches:
-        fail(f"--num-minibatches {args.num_minibatches}: num_envs * num_steps = {args.batch_size} is no multiple of it")
+        fail(f"--num-minibatches {args.num_minibatches}: {args.batch_size} steps a batch must be 2, 3, ... times that")
     if args.total_timesteps < args.batch_size:
         fail(f"--total-timesteps {args.total_timesteps}: give at least num_envs * num_steps = {args.batch_size}")
     if args.run_name and (Path(args.run_name).name != args.run_name or args.run_name == ".."):

@@ -1,5 +1,6 @@
 """Figures of runs, drawn without pyplot, which keeps state."""
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -8,8 +9,29 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
-from statistics_of_runs import bootstrap, iqm, scores
-from tables import COEFFICIENTS, MATCHED, MEASURES, NOISE, REPRODUCE, SENSITIVITY, Frames, settings, sweeps
+from statistics_of_runs import bootstrap, improvement, iqm, profile, scores
+from tables import (
+    BONUS,
+    COEFFICIENTS,
+    ENT_COEF,
+    ENT_COEF_ANNEAL,
+    MATCHED,
+    MEASURES,
+    NOISE,
+    PAIRS,
+    REPRODUCE,
+    SCHEDULES,
+    SENSITIVITY,
+    Frames,
+    acting,
+    all_tasks,
+    continuous,
+    normalised,
+    pairs_of,
+    repeated,
+    settings,
+    sweeps,
+)
 
 STYLE = {  # colour and marker of a variant; colours differ in lightness too, for greyscale and for the colour-blind
     "ppo-cleanrl": dict(color="#7fb2d6", marker="v"),
@@ -17,21 +39,37 @@ STYLE = {  # colour and marker of a variant; colours differ in lightness too, fo
     MATCHED: dict(color="#06264f", marker="o"),
     "prefpoe": dict(color="#b2182b", marker="D"),
     "prefpoe-anneal": dict(color="#f2a32c", marker="^"),
+    ENT_COEF: dict(color="#178f80", marker="P"),
+    ENT_COEF_ANNEAL: dict(color="#7ccfbf", marker="X"),
+    "prefpoe-lambda-falling": dict(color="#3b0a14", marker="v"),
+    "prefpoe-lambda-rising": dict(color="#e58a76", marker="s"),
+    "prefpoe-lambda-guided": dict(color="#6f7f8f", marker="P"),
 }
+DASHES = {"ppo-cleanrl": "-.", MATCHED: ":", ENT_COEF: "--", ENT_COEF_ANNEAL: (0, (5, 1, 1, 1, 1, 1))}
+DASHES |= {"prefpoe-lambda-falling": "--", "prefpoe-lambda-rising": "-.", "prefpoe-lambda-guided": ":"}
 LINES = {"evaluation": dict(linestyle="-"), "training_return": dict(linestyle="--", markerfacecolor="white")}
 POLICIES = {
     "main": dict(color="#2f7fb8", linestyle="--", label=r"main expert $\pi_\theta$"),
     "pref": dict(color="#f2a32c", linestyle="-.", label=r"preference $\pi_p$"),
     "fused": dict(color="#b2182b", linestyle="-", label=r"acting policy $\pi_f$"),
 }
+OVER_TASKS = {  # figures over tasks, each with a table of that name -> what they show
+    "comparisons": "Probabilities of improvement by task",
+    "profile": "Performance profiles of both returns",
+    "entropy-bonus": "Returns and widths of PrefPoE and of the entropy bonuses over training",
+    "schedules": "Returns over training under each schedule of λ",
+}
 RETURN, ENTROPY = "return (environment's reward)", "entropy (nats)"
 TRACE = r"tr $\Sigma$ (squared units of the action)"
+ACTING_TRACE = r"tr $\Sigma$ of the acting policy"
+REST, THIN = r"0.9 tr $\Sigma_p$, the prediction", dict(color="black", linestyle="-", lw=0.7)
+KINDS = (("HalfCheetah-v4",), ("Hopper-v4", "Walker2d-v4"), ("LunarLander-v3",))  # tasks, one of each of which is drawn
 GUIDANCE = r"corr($A_\mathrm{norm}$, $\log\,\pi_p(a|s)$)"
 
 
-def panels(count: int, title: str, width: float = 4.2, height: float = 3.5, most: int = 4, **share):
+def panels(count: int, title: str, width: float = 4.2, height: float = 3.5, most: int | None = None, **share):
     """A figure with so many panels, up to `most` in a row, each of that size in inches; and its axes."""
-    columns = min(count, 3 if count <= 6 else most)
+    columns = min(count, most or (3 if count <= 6 else 4))
     rows = math.ceil(count / columns)
     figure = Figure((width * columns, height * rows), dpi=110, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **share).ravel()
@@ -48,14 +86,17 @@ def add_legend(figure: Figure, axis, ncols: int) -> None:
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=ncols, fontsize="small")
 
 
-def draw_band(axis, curves: pd.DataFrame, variant: str, column: str, unit: float = 1e6, **line) -> None:
+def draw_band(
+    axis, curves: pd.DataFrame, variant: str, column: str, unit: float = 1e6, band: bool = True, **line
+) -> None:
     """IQM over seeds and its interval against environment steps; nothing where there are no such numbers."""
     found = curves[curves["variant"] == variant].dropna(subset=[column]).groupby("global_step")[column]
     if steps := [step / unit for step in found.groups]:
         samples = [x.to_numpy() for _, x in found]
         axis.plot(steps, [iqm(x) for x in samples], **line)
-        low, high = zip(*(bootstrap(iqm, x, resamples=1000) for x in samples), strict=True)
-        axis.fill_between(steps, low, high, color=line["color"], alpha=0.18, lw=0)
+        if band:
+            low, high = zip(*(bootstrap(iqm, x, resamples=1000) for x in samples), strict=True)
+            axis.fill_between(steps, low, high, color=line["color"], alpha=0.18, lw=0)
 
 
 def plain_log_ticks(axis) -> None:
@@ -92,6 +133,31 @@ def of_policies(variant: str, quantity: str) -> list[tuple[str, str, dict]]:
     """Lines of `draw_curves` for that quantity of the three policies, and of matched PPO's only one."""
     lines = [(variant, f"{quantity}_{policy}", style) for policy, style in POLICIES.items()]
     return [*lines, (MATCHED, f"{quantity}_main", dict(color=STYLE[MATCHED]["color"], linestyle=":", label=MATCHED))]
+
+
+def draw_over_tasks(curves: Frames, variants: list[str], quantities: dict[str, str]) -> Figure:
+    """Over training, a column a task and a row for each of `quantities`, a column of the curves -> its axis' label."""
+    title = "IQM over seeds, 95 % bootstrap band"
+    figure, axes = panels(len(quantities) * len(curves), title, 4.0, 2.6, len(curves), sharex=True)
+    for i, (column, task) in enumerate(itertools.product(quantities, curves)):
+        axis, top, left, bottom = axes[i], i < len(curves), i % len(curves) == 0, i >= len(axes) - len(curves)
+        rows, trace = acting(curves[task]), column == "trace_acting"
+        shown = [variant for variant in variants if variant in {*rows["variant"]}]
+        for j, variant in enumerate(shown):
+            looks = STYLE[variant] | dict(linestyle=DASHES.get(variant, "-"), markevery=(2 * j, 2 * len(shown)))
+            draw_band(axis, rows, variant, column, label=variant, markersize=5, **looks)
+        if trace and continuous(task):
+            for variant in shown:
+                draw_band(axis, rows, variant, "trace_rest", band=False, label=REST, **THIN)
+        if trace:
+            plain_log_ticks(axis)
+        axis.set_title(task if top else "", fontsize="medium")
+        axis.set_xlabel("environment steps (millions)" if bottom else "")
+        axis.set_ylabel(quantities[column] if left else "")
+    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    labels = [label for label in (*variants, REST) if label in handles]
+    figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=3, fontsize="small")
+    return figure
 
 
 def bar_looks(color: str) -> tuple[dict, dict]:
@@ -141,9 +207,89 @@ def draw_response(task: str, rows: pd.DataFrame, prefixes: list[str]) -> Figure:
     return figure
 
 
-def make_figures(evaluations: Frames, curves: Frames) -> dict[str, Callable[[], Figure]]:
-    """For each figure that there is data for, its name, <task>_<kind>, and how to draw it."""
+def draw_profile(evaluations: Frames) -> Figure:
+    """Performance profile (Agarwal et al. 2021) of normalised returns, a panel a measure."""
+    title = "performance profile over tasks, 95 % bootstrap band; 0: IQM of ppo-cleanrl, 1: highest IQM of the others"
+    figure, axes = panels(len(MEASURES), title, 4.6, sharey=True)
+    taus = np.linspace(-1, 2, 151)
+    for axis, (m, measure) in zip(axes, MEASURES.items(), strict=True):
+        shown, count = normalised(evaluations, m), 0
+        for i, (variant, samples) in enumerate(shown.items()):
+            count, looks = len(samples), STYLE[variant] | dict(linestyle=DASHES.get(variant, "-"), markersize=5)
+            axis.plot(taus, profile(taus, *samples), markevery=(4 * i, 24), label=variant, **looks)
+            low, high = bootstrap(partial(profile, taus), *samples, resamples=1000)
+            axis.fill_between(taus, low, high, color=looks["color"], alpha=0.15, lw=0)
+        axis.set_title(f"{measure}, {count} task{'s' * (count != 1)}", fontsize="medium")
+        axis.set(xlabel=r"normalised return $\tau$", ylabel=r"share of runs above $\tau$", ylim=(-0.02, 1.02))
+        axis.label_outer()
+    add_legend(figure, axes[0], ncols=3)
+    return figure
+
+
+def draw_comparisons(evaluations: Frames) -> Figure:
+    """Probabilities of improvement, a panel for each variant that is compared with, a line a task and one their mean."""
+    bases = [*dict.fromkeys(base for others in PAIRS.values() for base in others)]
+    found = {
+        (variant, base, m): pairs
+        for m, (variant, others) in itertools.product(MEASURES, PAIRS.items())
+        for base in others
+        if (pairs := pairs_of(evaluations, variant, base, m))
+    }
+    bases = [base for base in bases if any(base == key[1] for key in found)]
+    tasks = [task for task in all_tasks(evaluations) if any(task in pairs for pairs in found.values())]
+    title = "probability that a run beats one of the variant named, 95 % bootstrap interval"
+    figure, axes = panels(len(bases), title, 3.9, 1.9 + 0.5 * len(tasks), sharex=True, sharey=True)
+    for axis, base in zip(axes, bases, strict=True):
+        axis.axvline(0.5, color="black", lw=1)
+        axis.axhline(len(tasks) - 0.5, color="#999999", lw=0.8)
+        for i, (variant, m) in enumerate(itertools.product(PAIRS, MEASURES)):
+            pairs = found.get((variant, base, m), {})
+            rows = [(tasks.index(task), pair) for task, pair in pairs.items()]
+            rows += [(len(tasks), [*itertools.chain(*several.values())])] if (several := repeated(pairs)) else []
+            heights = [y + 0.18 * (i - 1.5) for y, _ in rows]
+            looks = STYLE[variant] | LINES[m] | dict(linestyle="", markersize=5)
+            for y, (_, samples) in zip(heights, rows, strict=True):
+                axis.plot(bootstrap(improvement, *samples), [y, y], color=looks["color"], lw=1.2)
+            values = [float(improvement(*samples)) for _, samples in rows]
+            label = f"{variant}, {MEASURES[m]}"
+            axis.plot(values, heights, label=label, **looks)
+        axis.set_title(f"over {base}", fontsize="medium")
+        axis.set(xlim=(-0.03, 1.03), ylim=(len(tasks) + 0.6, -0.6), xlabel="P(improvement)")
+        axis.set_yticks(range(len(tasks) + 1), [*tasks, "mean over tasks"])
+    add_legend(figure, axes[0], ncols=2)
+    return figure
+
+
+def figures_over_tasks(evaluations: Frames) -> dict[str, Callable[[], Figure]]:
+    """For each figure over tasks that there is data for, its name, that of its table, and how to draw it."""
     figures = {}
+    if any(normalised(evaluations, m) for m in MEASURES):
+        figures["profile"] = partial(draw_profile, evaluations)
+    if any(pairs_of(evaluations, variant, base, m) for variant in PAIRS for base in PAIRS[variant] for m in MEASURES):
+        figures["comparisons"] = partial(draw_comparisons, evaluations)
+    return figures
+
+
+def figures_over_training(curves: Frames) -> dict[str, Callable[[], Figure]]:
+    """The same of those over training."""
+    figures = {}
+    with_bonus = {
+        task: rows for task in all_tasks(curves) if {ENT_COEF, "prefpoe"} <= {*(rows := curves[task])["variant"]}
+    }
+    chosen = [next((task for task in kind if task in with_bonus), None) for kind in KINDS]
+    if shown := {task: with_bonus[task] for task in chosen if task}:
+        quantities = {"eval_return": "evaluation", "episodic_return": "training return", "trace_acting": ACTING_TRACE}
+        figures["entropy-bonus"] = partial(draw_over_tasks, shown, [*BONUS], quantities)
+    scheduled = {task: curves[task] for task in all_tasks(curves) if {*SCHEDULES[1:]} & {*curves[task]["variant"]}}
+    if scheduled:
+        quantities = {"eval_return": "evaluation", "episodic_return": "training return"}
+        figures["schedules"] = partial(draw_over_tasks, scheduled, [*SCHEDULES], quantities)
+    return figures
+
+
+def make_figures(evaluations: Frames, curves: Frames) -> dict[str, Callable[[], Figure]]:
+    """For each figure that there is data for, its name, <task>_<kind> or that of a table over tasks, and how to draw it."""
+    figures = figures_over_tasks(evaluations) | figures_over_training(curves)
     for task in [task for task in curves if task in evaluations]:
         rows, variants = evaluations[task], {*evaluations[task]["variant"]}
         found, draw = sweeps(variants), partial(draw_curves, task, curves[task])

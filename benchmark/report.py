@@ -16,7 +16,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,9 @@ from typing import NoReturn
 import numpy as np
 import pandas as pd
 import tyro
+from figures import OVER_TASKS as FIGURES_OVER_TASKS
 from figures import make_figures
-from tables import MEASURES, Frames, make_tables, sweeps
+from tables import MEASURES, OVER_TASKS, Frames, make_tables, sweeps
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ["variant", "seed"]
@@ -215,13 +216,21 @@ def take_in(folders: tuple[Path, ...], results: Path) -> None:
 # What is made of them
 
 
-def fill_in(path: Path, tables: dict[str, str]) -> str:
-    """The file's text with a table between each <!-- report: NAME --> and <!-- /report -->."""
+def show(name: str) -> str:
+    """Markdown of a figure over tasks."""
+    return f"![{FIGURES_OVER_TASKS[name]}]({name}.png)"
+
+
+def fill_in(path: Path, tables: dict[str, str], figures: Container[str] = ()) -> str:
+    """The file's text with a table between each <!-- report: NAME --> and <!-- /report -->, and with the figure over
+    tasks of that name below; the file is in the figures' folder, if it shows any."""
 
     def block(match: re.Match) -> str:
-        if match[1] not in tables:
-            fail(f"{path}: there is no table {match[1]}; there are: {', '.join(tables)}")
-        return f"<!-- report: {match[1]} -->\n\n{tables[match[1]]}\n\n<!-- /report -->"
+        name = match[1]
+        if name not in tables and name not in OVER_TASKS:
+            fail(f"{path}: there is no table {name}; there are: {', '.join(tables)}")
+        shown = f"\n\n{show(name)}" if name in FIGURES_OVER_TASKS and name in figures else ""
+        return f"<!-- report: {name} -->\n\n{tables.get(name, '*No such runs yet.*')}{shown}\n\n<!-- /report -->"
 
     return re.sub(
         r"<!-- report: (\S+) -->.*?<!-- /report -->", block, path.read_text(encoding="utf-8"), flags=re.DOTALL
@@ -231,8 +240,9 @@ def fill_in(path: Path, tables: dict[str, str]) -> str:
 def page(evaluations: Frames, tables: dict[str, str], figures: Iterable[str]) -> str:
     """tables.md: every table but those that only put some of their rows together, and task by task the figures."""
     lines = ["# Every table and figure", "", EXPLANATION, ""]
-    for key in ("headline", "changes", "improvement"):
+    for key in ("headline", "changes", "improvement", *FIGURES_OVER_TASKS):
         lines += [f"## {key}", "", tables[key], ""] if key in tables else []
+        lines += [show(key), ""] if key in FIGURES_OVER_TASKS and key in figures else []
     for task, rows in evaluations.items():
         lines += [f"## {task}", ""]
         for sweep in sweeps({*rows["variant"]}):
@@ -256,7 +266,7 @@ def main(args: Args) -> None:
     (args.results / "tables.md").write_text(text, encoding="utf-8")
     print(text)
     for path in FILLED if args.update_readme else ():
-        path.write_text(fill_in(path, tables), encoding="utf-8")
+        path.write_text(fill_in(path, tables, figures), encoding="utf-8")
     for key, draw in figures.items() if args.figures else ():
         draw().savefig(args.results / f"{key}.png", metadata={"Software": None})
 

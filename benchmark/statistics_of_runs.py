@@ -1,5 +1,5 @@
 """Statistics over runs, those of Agarwal et al. 2021 (arXiv 2108.13264) and equal to rliable's: interquartile means,
-probabilities of improvement, and 95 % percentile intervals of a bootstrap stratified by variant and task.
+probabilities of improvement, performance profiles, and 95 % percentile intervals of a bootstrap stratified by variant and task.
 
 Each takes runs in the last axis and is vectorised over the others, which hold resamples. Runs come from pandas frames:
 evaluations with a row a run, and curves with up to 50 rows a run.
@@ -28,13 +28,19 @@ def effect(*samples: np.ndarray) -> np.ndarray:
     return np.mean([iqm(x) - iqm(y) for x, y in zip(samples[::2], samples[1::2], strict=True)], axis=0)
 
 
-def bootstrap(statistic: Callable, *samples: np.ndarray, resamples: int = 10_000) -> tuple[float, float]:
+def profile(taus: np.ndarray, *samples: np.ndarray) -> np.ndarray:
+    """Performance profile of X_1 (..., n), X_2 (..., m), ... of several tasks -> (taus, ...): the share of a task's runs
+    with a score above tau, averaged over tasks, each of which counts alike."""
+    return np.mean([(x > taus.reshape(-1, *[1] * x.ndim)).mean(-1) for x in samples], axis=0)
+
+
+def bootstrap(statistic: Callable, *samples: np.ndarray, resamples: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
     """95 % percentile interval; each sample (runs,) is a stratum, so it is resampled on its own. A single run has none."""
     if min(map(len, samples)) == 1:
-        return (float(statistic(*samples)),) * 2
+        return (statistic(*samples),) * 2
     options = dict(n_resamples=resamples, vectorized=True, method="percentile", rng=0)  # the same interval every time
     interval = stats.bootstrap(samples, lambda *x, axis: statistic(*x), **options).confidence_interval
-    return float(interval.low), float(interval.high)
+    return interval.low, interval.high
 
 
 def scores(rows: pd.DataFrame, variant: str, measure: str) -> np.ndarray:

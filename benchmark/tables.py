@@ -25,7 +25,14 @@ NAMES = {  # what README.md calls those that it shows
     "prefpoe-anneal": "PrefPoE annealed",
 }
 FUSION = ("prefpoe", "prefpoe-linear", "prefpoe-none", MATCHED)
-BONUS = (MATCHED, "ppo-matched-ent-coef-0.01", "ppo-matched-ent-coef-0.01-anneal", "prefpoe", "prefpoe-anneal")
+ENT_COEF, ENT_COEF_ANNEAL = "ppo-matched-ent-coef-0.01", "ppo-matched-ent-coef-0.01-anneal"  # of weight alpha w_pref
+BONUS = (MATCHED, ENT_COEF, ENT_COEF_ANNEAL, "prefpoe", "prefpoe-anneal")
+COMPARED = ("ppo-cleanrl", *BONUS)  # over all tasks
+PAIRS = {  # PrefPoE with the default coefficients: each is compared with those, over all tasks
+    "prefpoe": (MATCHED, ENT_COEF),
+    "prefpoe-anneal": (MATCHED, ENT_COEF, ENT_COEF_ANNEAL),
+}
+SCHEDULES = ("prefpoe", *(f"prefpoe-lambda-{kind}" for kind in ("falling", "rising", "guided")))
 INGREDIENTS = {
     "bootstrap": "time limits bootstrapped",
     "logstd": "log σ = −1 at the start",
@@ -55,12 +62,28 @@ COEFFICIENTS = {  # variants <prefix><value>: the variant with the default value
 NOISE, *SENSITIVITY = COEFFICIENTS
 NOISES = ("prefpoe", *(f"{NOISE}{std}" for std in ("0.5", "1", "2", "4")), "prefpoe-beta1-0")
 WEIGHTS = ("alpha", "w-pref", "w-cons")
-REST = (MATCHED, "ppo-matched-ent-coef-0.01", "prefpoe", "prefpoe-anneal", "prefpoe-beta1-0")
+REST = (MATCHED, ENT_COEF, ENT_COEF_ANNEAL, "prefpoe", "prefpoe-anneal", "prefpoe-beta1-0")
 REST += tuple(
     f"prefpoe-{x}" for x in ("alpha-0.1", "alpha-0.4", "w-pref-0.005", "w-pref-0.2", "w-cons-0.02", "w-cons-0.2")
 )
 REST += ("prefpoe-lambda-pref-2", "prefpoe-lambda-pref-4")
 Frames = dict[str, pd.DataFrame]  # by task
+OVER_TASKS = (
+    "headline",
+    "improvement",
+    "evaluation",
+    "changes",
+    "comparisons",
+    "profile",
+)  # tables of README.md and of
+OVER_TASKS += (
+    "entropy-bonus",
+    "rest",
+    "fusion",
+    "advantages",
+    "beta1",
+    "schedules",
+)  # the paper, whose runs may lack yet
 
 # column -> name: of the mean action after training; of the acting policy in training's last tenth
 MEASURES = {"evaluation": "evaluation", "training_return": "training return"}
@@ -115,7 +138,8 @@ def sweeps(variants: set[str]) -> dict[str, list[str]]:
         "advantage-noise": settings(NOISE, variants).values(),
         "sensitivity": sorted(sensitivity, key=lambda variant: variant not in REPRODUCE),  # the defaults first
         "entropy-bonus": BONUS,
-        "lambda-schedule": ("prefpoe", *(f"prefpoe-lambda-{kind}" for kind in ("falling", "rising", "guided"))),
+        "lambda-schedule": SCHEDULES,
+        "multimodal": ("prefpoe", "prefpoe-modes-1", "prefpoe-modes-4"),
     }
     members["other"] = sorted(variants.difference(*members.values()))
     found, seen = {}, set()
@@ -127,10 +151,20 @@ def sweeps(variants: set[str]) -> dict[str, list[str]]:
     return found
 
 
+def all_tasks(evaluations: Frames) -> list[str]:
+    """Those of 1M steps that no prefix sets apart: the paper's, then the others."""
+    found = [task for task in evaluations if re.fullmatch(r"\w+-v\d+", task)]
+    return [*(task for task in PAPER if task in found), *sorted({*found}.difference(PAPER))]
+
+
+def form_of(rows: pd.DataFrame) -> str:
+    """How a task's returns are written."""
+    return "{:,.0f}" if rows["evaluation"].abs().max() >= 10 else "{:.2f}"  # FrozenLake's are at most 1
+
+
 def returns_of(rows: pd.DataFrame, variant: str) -> dict[str, str]:
     """Cells of both returns of a variant."""
-    form = "{:,.0f}" if rows["evaluation"].abs().max() >= 10 else "{:.2f}"  # FrozenLake's returns are at most 1
-    return {MEASURES[m]: with_interval(form, iqm, scores(rows, variant, m)) for m in MEASURES}
+    return {MEASURES[m]: with_interval(form_of(rows), iqm, scores(rows, variant, m)) for m in MEASURES}
 
 
 def sweep_table(task: str, rows: pd.DataFrame, variants: list[str]) -> str:
@@ -190,18 +224,19 @@ def evaluation_table(evaluations: Frames) -> str:
     return table(lines)
 
 
-def returns_table(evaluations: Frames, variants: tuple[str, ...]) -> str:
-    """Two rows a task of the paper, one a measure: what the variants reach.
+def returns_table(evaluations: Frames, variants: tuple[str, ...], wanted: Iterable[str] = ()) -> str:
+    """Two rows a task, one a measure: what the variants reach.
 
-    Without variants that there are none of, and tasks that have none but those of reproduce.sh.
+    Without variants that there are none of, and tasks that have none of those wanted: if none is named, none but those
+    of reproduce.sh.
     """
-    own = {*variants}.difference(REPRODUCE) or {*variants}
-    tasks = [task for task in PAPER if task in evaluations and own & {*evaluations[task]["variant"]}]
+    wanted = {*wanted} or {*variants}.difference(REPRODUCE)
+    tasks = [task for task in all_tasks(evaluations) if wanted & {*evaluations[task]["variant"]}]
     shown = [v for v in variants if any(len(scores(evaluations[task], v, "evaluation")) for task in tasks)]
     lines = []
     for task, (m, measure) in itertools.product(tasks, MEASURES.items()):
         rows = evaluations[task]
-        cells = {variant: with_interval("{:,.0f}", iqm, scores(rows, variant, m)) for variant in shown}
+        cells = {variant: with_interval(form_of(rows), iqm, scores(rows, variant, m)) for variant in shown}
         lines.append({"task": task, "return": measure} | cells | {"seeds": number_of_seeds(rows, shown)})
     return table(lines) if lines else ""
 
@@ -218,18 +253,103 @@ def changes_table(evaluations: Frames) -> str:
 
 
 def improvement_table(evaluations: Frames) -> str:
-    """A row a variant: probability of improvement over matched PPO, averaged over the paper's tasks, and over all."""
+    """A row a variant: probability of improvement over matched PPO, averaged over the paper's tasks, and over all, of
+    those with several runs."""
     lines = {}  # by variant and tasks, so that none is there twice
-    groups = {"of the paper": PAPER, "in all": [task for task in evaluations if re.fullmatch(r"\w+-v\d+", task)]}
+    groups = {"of the paper": PAPER, "in all": all_tasks(evaluations)}
     for (group, tasks), variant in itertools.product(groups.items(), (v for v in REPRODUCE if v != MATCHED)):
-        found = [t for t in tasks if t in evaluations and {variant, MATCHED} <= {*evaluations[t]["variant"]}]
-        line = {"variant": variant, "tasks": f"{len(found)} {group}"}
+        line = {"variant": variant, "tasks": ""}
         for m, measure in MEASURES.items():
-            samples = [scores(evaluations[task], v, m) for task in sorted(found) for v in (variant, MATCHED)]
-            line[f"P(better than {MATCHED}), {measure}"] = with_interval("{:.2f}", improvement, *samples)
+            pairs = repeated(pairs_of(evaluations, variant, MATCHED, m))
+            found = {task: pair for task, pair in pairs.items() if task in tasks}
+            line["tasks"] = f"{len(found)} {group}"
+            line[f"P(better than {MATCHED}), {measure}"] = over_tasks(found)
         if found:
-            lines.setdefault((variant, *sorted(found)), line)
+            lines.setdefault((variant, *found), line)
     return table([*lines.values()]) if lines else ""
+
+
+def pairs_of(evaluations: Frames, variant: str, base: str, measure: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Both variants' runs by task: all tasks on which there are both."""
+    tasks = sorted(all_tasks(evaluations))  # the order in which the bootstrap draws
+    pairs = {task: tuple(scores(evaluations[task], v, measure) for v in (variant, base)) for task in tasks}
+    return {task: (x, y) for task, (x, y) in pairs.items() if len(x) and len(y)}
+
+
+def repeated(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Those with two runs of both and more, so that a mean over tasks has an interval."""
+    return {task: pair for task, pair in pairs.items() if min(map(len, pair)) > 1}
+
+
+def over_tasks(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    """Cell of the probability of improvement averaged over tasks."""
+    return with_interval("{:.2f}", improvement, *itertools.chain(*pairs.values()))
+
+
+def comparisons_table(evaluations: Frames) -> str:
+    """Two rows a task, one a measure: how probably PrefPoE beats matched PPO and the entropy bonuses; then the means over
+    tasks with several runs."""
+    columns = {}
+    for m, (variant, bases) in itertools.product(MEASURES, PAIRS.items()):
+        for base in bases:
+            columns.setdefault(f"P({variant} > {base})", {})[m] = pairs_of(evaluations, variant, base, m)
+    columns = {name: found for name, found in columns.items() if any(found.values())}
+    lines = []
+    for task, (m, measure) in itertools.product(all_tasks(evaluations), MEASURES.items()):
+        cells = {name: with_interval("{:.2f}", improvement, *found[m].get(task, ())) for name, found in columns.items()}
+        if {*cells.values()} != {"–"}:
+            seeds = number_of_seeds(evaluations[task], BONUS)
+            lines.append({"task": task, "return": measure} | cells | {"seeds": seeds})
+    for m, measure in MEASURES.items() if lines else ():
+        cells = {
+            name: over_tasks(pairs) + (f", {len(pairs)} task" + "s" * (len(pairs) > 1)) * bool(pairs)
+            for name, found in columns.items()
+            for pairs in [repeated(found[m])]
+        }
+        lines.append({"task": "**mean over tasks**", "return": measure} | cells | {"seeds": ""})
+    return table(lines) if lines else ""
+
+
+def profiled(evaluations: Frames) -> tuple[list[str], list[str]]:
+    """Tasks and variants of the performance profile: tasks with several runs of all of the headline's but the bonuses, and
+    variants with several runs on each of these tasks."""
+
+    def several(task: str, variant: str) -> bool:
+        return min(len(scores(evaluations[task], variant, m)) for m in MEASURES) > 1
+
+    needed = [variant for variant in COMPARED if variant in REPRODUCE]
+    tasks = [task for task in all_tasks(evaluations) if all(several(task, variant) for variant in needed)]
+    return tasks, [variant for variant in COMPARED if tasks and all(several(task, variant) for task in tasks)]
+
+
+def scale(rows: pd.DataFrame, variants: list[str], measure: str) -> tuple[float, float, str]:
+    """What is 0 and what is 1 in a task's normalised returns, the IQM of the first variant and the highest of the
+    others'; and whose that is."""
+    zero, *others = (float(iqm(scores(rows, variant, measure))) for variant in variants)
+    return zero, max(others), variants[1 + int(np.argmax(others))]
+
+
+def normalised(evaluations: Frames, measure: str) -> dict[str, list[np.ndarray]]:
+    """Each variant's normalised returns, an array (runs,) a task; without tasks on which none beats the first."""
+    tasks, variants = profiled(evaluations)
+    found = {variant: [] for variant in variants}
+    for rows in (evaluations[task] for task in tasks):
+        zero, one, _ = scale(rows, variants, measure)
+        for variant in variants if one > zero else ():
+            found[variant].append((scores(rows, variant, measure) - zero) / (one - zero))
+    return {variant: samples for variant, samples in found.items() if samples}
+
+
+def profile_table(evaluations: Frames) -> str:
+    """Two rows a task, one a measure: what is 0 and what is 1 in the performance profile."""
+    (tasks, variants), lines = profiled(evaluations), []
+    for task, (m, measure) in itertools.product(tasks, MEASURES.items()):
+        zero, one, best = scale(rows := evaluations[task], variants, m)
+        cells = (form_of(rows).format(one), best) if one > zero else ("none: left out", "–")
+        line = {"task": task, "return": measure, "0: IQM of ppo-cleanrl": form_of(rows).format(zero)}
+        line |= dict(zip(("1: highest IQM of the others", "which is that of"), cells, strict=True))
+        lines.append(line | {"seeds": number_of_seeds(rows, variants)})
+    return table(lines) if lines else ""
 
 
 def experts_table(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
@@ -251,6 +371,49 @@ def ratio_at_rest(variant: str) -> float:
     return 1 - weights["alpha"] * weights["w-pref"] / weights["w-cons"]
 
 
+def continuous(task: str) -> bool:
+    """Whether its actions are, so that experts are Gaussians; as benchmark/cells.sh tells the two scripts apart."""
+    return not task.startswith(("LunarLander-v", "CartPole-", "FrozenLake-"))
+
+
+def acting(curves: pd.DataFrame) -> pd.DataFrame:
+    """Curves with tr Sigma of the policy that acts: the fused one, or the main one where there is no other; and, where
+    the preference has a place to rest, what it would be there, given the preference."""
+    rest = curves["trace_pref"].where(curves["variant"].isin(PAIRS)) * ratio_at_rest("prefpoe")
+    return curves.assign(trace_acting=curves["trace_fused"].fillna(curves["trace_main"]), trace_rest=rest)
+
+
+def guidance_table(evaluations: Frames, curves: Frames) -> str:
+    """A row a value of beta_1 on each task that has several: what the acting policy is like at the end, and reaches."""
+    lines = []
+    for task in [task for task in all_tasks(evaluations) if task in curves]:
+        rows, traces = evaluations[task], acting(curves[task])
+        for value, variant in settings("prefpoe-beta1-", {*rows["variant"]}).items():
+            line = {"task": task, "β₁": f"{value:g}" + " (default)" * (variant == "prefpoe"), "variant": variant}
+            line |= {"seeds": len(scores(rows, variant, "evaluation"))} | returns_of(rows, variant)
+            line["tr Σ_f"] = with_interval("{:.2f}", iqm, late(traces, variant, "trace_acting"))
+            line["corr(A_norm, log π_p)"] = with_interval("{:.3f}", iqm, late(traces, variant, "guidance"))
+            lines.append(line)
+    return table(lines) if lines else ""
+
+
+def widths_table(curves: Frames) -> str:
+    """A row a task: tr Sigma of the acting policy at the end of training, with neither preference nor bonus, with the
+    bonuses and with PrefPoE; and for Gaussians what PrefPoE's would be at rest, given the preference."""
+    lines = []
+    for task in all_tasks(curves):
+        rows, predicted = acting(curves[task]), {}
+        cells = {variant: with_interval("{:.2f}", iqm, late(rows, variant, "trace_acting")) for variant in BONUS}
+        for variant in PAIRS:
+            x = late(rows, variant, "trace_rest")
+            predicted[f"{variant}: 0.9 tr Σ_p"] = with_interval("{:.2f}", iqm, x) if continuous(task) else "–"
+        if any(len(late(rows, variant, "trace_acting")) for variant in (ENT_COEF, ENT_COEF_ANNEAL)):
+            counts = [len(x) for variant in BONUS if len(x := late(rows, variant, "trace_acting"))]
+            seeds = "–".join(map(str, sorted({min(counts), max(counts)})))
+            lines.append({"task": task} | cells | predicted | {"seeds": seeds})
+    return table(lines) if lines else ""
+
+
 def rest_table(evaluations: Frames, curves: Frames) -> str:
     """A row a variant on the paper's tasks of continuous actions: where its policies should come to rest, and do."""
     lines = []
@@ -270,11 +433,13 @@ def rest_table(evaluations: Frames, curves: Frames) -> str:
 def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
     """Every table by its name: first those over tasks, of README.md and of the paper beside the results; then
     <task>-<sweep>, <task>-effects (of attribution) and <task>-experts."""
-    tables = {"improvement": improvement_table(evaluations)}
+    groups = {"schedules": SCHEDULES, "fusion": FUSION, "advantages": NOISES}
+    tables = {"headline": returns_table(evaluations, COMPARED, COMPARED), "improvement": improvement_table(evaluations)}
+    tables |= {"comparisons": comparisons_table(evaluations), "profile": profile_table(evaluations)}
+    tables |= {"entropy-bonus": widths_table(curves), "beta1": guidance_table(evaluations, curves)}
+    tables |= {name: returns_table(evaluations, variants) for name, variants in groups.items()}
     if any(task in evaluations for task in PAPER):
         tables |= {"evaluation": evaluation_table(evaluations), "changes": changes_table(evaluations)}
-        groups = {"headline": REPRODUCE, "fusion": FUSION, "advantages": NOISES, "entropy-bonus": BONUS}
-        tables |= {name: returns_table(evaluations, variants) for name, variants in groups.items()}
         tables["rest"] = rest_table({task: evaluations[task] for task in curves if task in evaluations}, curves)
     for task, rows in evaluations.items():
         found = sweeps({*rows["variant"]})

@@ -719,10 +719,12 @@ SIGNATURES = {
         r"entropy.* --alpha": lambda row: row["sigma_pref"] < 0.05,
         r"bound.*lower --alpha or --w-pref, or raise --w-cons": lambda row: row["sigma_pref"] > 1.9,
         r"15 %.* --w-cons": lambda row: row["mean_difference"] > 0.15,
+        r"approx_kl.* --beta1": lambda row: row["approx_kl"] > 0.2,
     },
     "prefpoe_lunarlander": {
         r"entropy.* --alpha": lambda row: row["entropy_pref"] < 0.05 * math.log(2),
         r"15 %.* --w-cons": lambda row: row["mean_difference"] > 0.15,
+        r"approx_kl.* --beta1": lambda row: row["approx_kl"] > 0.2,
     },
 }
 COLLAPSE = dict(alpha=0, beta1=20, w_pref=1, learning_rate=0.05, seed=2, total_timesteps=2560)

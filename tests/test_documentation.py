@@ -13,6 +13,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import tyro
 from conftest import ROOT, SCRIPTS, environment
@@ -27,6 +28,7 @@ FILES = subprocess.run(LIST, cwd=ROOT, capture_output=True, text=True, check=Tru
 FILES = [name for name in FILES if (ROOT / name).is_file()]
 PAGES = [name for name in FILES if name.endswith(".md")]
 GUIDE, PAPER = "benchmark/README.md", "benchmark/results/README.md"
+MULTIMODAL = "open_questions.prefpoe_multimodal"
 SWEEPS = {path.name for path in (ROOT / "benchmark").glob("*.sh") if "\nrun_sweep " in path.read_text()}
 
 
@@ -121,7 +123,7 @@ def test_every_command_is_one(variables, words, capsys):
 
 
 def test_every_flag_in_the_prose_is_one():
-    modules = [importlib.import_module(name) for name in (*SCRIPTS, "report", "plot", "speed")]
+    modules = [importlib.import_module(name) for name in (*SCRIPTS, "report", "plot", "speed", MULTIMODAL)]
     names = {name.replace("_", "-") for module in modules for name in vars(module.Args()) if name[0] != "_"}
     known = {f"--{no}{name}" for name in names for no in ("", "no-")} | {"--help", "--list"}
     found = {(name, span.split()[0]) for name in PAGES for span in spans(name) if span.startswith("--") and span[2:]}
@@ -272,8 +274,22 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
         (cell,) = (line[4] for line in lines if line[:2] == [ingredient, "evaluation"])
         return cell
 
+    torn = dict(iter(pd.read_csv(ROOT / "benchmark" / "results" / "torn_loose.csv").groupby("w_cons")))
+
+    def first(w_cons):
+        return f"{torn[w_cons].query('approx_kl > 0.2')['global_step'].iloc[0]:,}"
+
+    def fallen(w_cons):
+        returns = torn[w_cons]["episodic_return"]
+        return f"{returns.tail(len(returns) // 10).mean():,.0f} after a best of {returns.max():,.0f}"
+
     training = "training_return"
     claims = [
+        f"averages {torn[0.1]['A_z2_before'].mean():.3f}".replace("-", "−"),
+        f"below −1 in {(torn[0.1]['A_z2_after'] < -1).mean():.0%} of all iterations".replace("%", " %"),
+        f"first exceeds 0.2 after {first(0.1)} steps",
+        f"σ_p ends at {torn[0.1]['sigma_pref'].iloc[-1]:.3f}, the training return at {fallen(0.1)}",
+        f"after {first(0.4)} steps, and ends alike, at {fallen(0.4)}",
         f"from {value(CHEETAH, 'ppo-cleanrl')} to {value(CHEETAH, 'prefpoe')}",
         f"`ppo-matched` stands at {value(CHEETAH, MATCHED)}",
         f"`prefpoe` less `ppo-matched` is {difference(CHEETAH, 'prefpoe', MATCHED)}",
@@ -358,8 +374,21 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
     assert max(means, key=lambda x: statistics.iqm(means[x])) == "ppo-logstd"
 
 
+@pytest.mark.parametrize("task", [CHEETAH, ANT])
+def test_the_prediction_from_the_preference_holds_and_equal_widths_do_not(results, task):
+    def trace(variant, column):
+        return statistics.late(results[1][task], variant, column)
+
+    for variant in ("prefpoe", "prefpoe-anneal"):
+        low, high = statistics.bootstrap(statistics.iqm, trace(variant, "trace_fused") / trace(variant, "trace_pref"))
+        assert 0.88 < low <= high < 0.91
+    _, high = statistics.bootstrap(statistics.iqm, trace("prefpoe", "trace_fused"))
+    low, _ = statistics.bootstrap(statistics.iqm, trace("ppo-matched-ent-coef-0.01", "trace_main"))
+    assert low > high
+
+
 def test_the_paper_knows_every_variant_that_it_names(results):
-    known = {name for rows in results[0].values() for name in rows["variant"]} | {*tables.BONUS}
+    known = {name for rows in results[0].values() for name in rows["variant"]} | {*tables.BONUS, *tables.SCHEDULES}
     named = {span for span in spans(PAPER) if re.fullmatch(r"(ppo|prefpoe)[\w.-]*(?<!\.py)", span)}
     assert named - known == set()
     before, after = read(PAPER).split("| variant | script and flags |")

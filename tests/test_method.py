@@ -671,6 +671,30 @@ def test_consistency_pulls_on_both_experts(script, space, changes):
     assert min(gradient.norm() for gradient in expected) > 1e-3
 
 
+def test_only_the_surrogate_holds_both_experts_and_its_hold_has_an_end(continuous, rng):
+    """A_norm has mean 0, so L_pref is linear in the means: where both experts move, nothing else in the loss stops them."""
+    args, n, std = continuous.Args(beta1=4.0), 4096, 0.3
+    action, zeros, ones = torch.randn(n, 1) * std, torch.zeros(n), torch.ones(n, 1)
+    A_norm = continuous.normalized(0.3 * action[:, 0] / std + torch.randn(n))
+    pref_std = std * 2**0.5  # of both experts, so that the product has std
+    log_prob = D.Normal(0.0, std).log_prob(action)[:, 0]
+    batch = continuous.Batch(None, action, log_prob, zeros, A_norm, zeros, A_norm)
+
+    def losses(shift):
+        expert = continuous.Gaussian(shift * ones, pref_std * ones)
+        return continuous.total_loss((expert, expert, zeros), batch, args)
+
+    start = losses(0.0)
+    for shift in (0.1, 1.0, 30.0):
+        moved = losses(shift)
+        drive = args.beta1 * shift * (A_norm * action[:, 0]).mean() / pref_std**2
+        assert moved.cons_loss == pytest.approx(start.cons_loss)
+        assert moved.pref_loss - start.pref_loss == pytest.approx(-drive.item())
+    end = (1 - args.clip_coef) * -A_norm.clip(max=0.0).mean()  # every ratio is 0, and only bad actions are clipped
+    assert losses(30.0).policy_loss == pytest.approx(end.item())
+    assert losses(1.0).loss > start.loss > losses(300.0).loss
+
+
 @pytest.mark.parametrize("fusion", ["poe", "linear", "none"])
 def test_without_guidance_the_acting_variance_is_a_share_of_the_preferences(continuous, fusion):
     """s_f^2 = (1 - alpha w_pref / w_cons) s_p^2, where ent_coef = -alpha w_pref balances what L_pref and L_cons add."""
@@ -753,19 +777,21 @@ def test_diagnostics_match_torch_distributions(script, space, changes):
     assert row == pytest.approx({name: float(x) for name, x in expected.items()}, rel=1e-5)
 
 
-FAILURES = [  # parameters of the main and of the preference expert, and the flags of the advice
-    (CONTINUOUS, BOX, ([0.1], [0.4]), ([0.0], [0.3]), []),
-    (CONTINUOUS, BOX, ([0.1], [0.4]), ([0.1], [0.01]), [{"--alpha"}]),
-    (CONTINUOUS, BOX, ([0.1], [0.4]), ([0.1], [2.0]), [{"--alpha", "--w-pref", "--w-cons"}]),
-    (CONTINUOUS, BOX, ([0.1], [0.4]), ([0.9], [0.4]), [{"--w-cons"}]),
-    (LUNARLANDER, DISCRETE, ([0.4, 0.3, 0.2, 0.1],), ([0.35, 0.3, 0.2, 0.15],), []),
-    (LUNARLANDER, DISCRETE, ([0.997, 0.001, 0.001, 0.001],), ([0.998, 0.001, 0.0005, 0.0005],), [{"--alpha"}]),
-    (LUNARLANDER, DISCRETE, ([0.4, 0.3, 0.2, 0.1],), ([0.1, 0.2, 0.3, 0.4],), [{"--w-cons"}]),
+FAILURES = [  # parameters of the main and of the preference expert, approx_kl, and the flags of the advice
+    (CONTINUOUS, BOX, ([0.1], [0.4]), ([0.0], [0.3]), 0.02, []),
+    (CONTINUOUS, BOX, ([0.1], [0.4]), ([0.0], [0.3]), 0.3, [{"--beta1", "--w-pref"}]),
+    (CONTINUOUS, BOX, ([0.1], [0.4]), ([0.1], [0.01]), 0.02, [{"--alpha"}]),
+    (CONTINUOUS, BOX, ([0.1], [0.4]), ([0.1], [2.0]), 0.02, [{"--alpha", "--w-pref", "--w-cons"}]),
+    (CONTINUOUS, BOX, ([0.1], [0.4]), ([0.9], [0.4]), 0.02, [{"--w-cons"}]),
+    (LUNARLANDER, DISCRETE, ([0.4, 0.3, 0.2, 0.1],), ([0.35, 0.3, 0.2, 0.15],), 0.02, []),
+    (LUNARLANDER, DISCRETE, ([0.4, 0.3, 0.2, 0.1],), ([0.35, 0.3, 0.2, 0.15],), 0.3, [{"--beta1", "--w-pref"}]),
+    (LUNARLANDER, DISCRETE, ([0.997, 0.001, 0.001, 0.001],), ([0.998, 0.001, 0.0005, 0.0005],), 0.02, [{"--alpha"}]),
+    (LUNARLANDER, DISCRETE, ([0.4, 0.3, 0.2, 0.1],), ([0.1, 0.2, 0.3, 0.4],), 0.02, [{"--w-cons"}]),
 ]
 
 
-@pytest.mark.parametrize(("script", "space", "main", "pref", "flags"), FAILURES, indirect=["script"])
-def test_failure_signatures_name_the_flags(script, space, main, pref, flags):
+@pytest.mark.parametrize(("script", "space", "main", "pref", "approx_kl", "flags"), FAILURES, indirect=["script"])
+def test_failure_signatures_name_the_flags(script, space, main, pref, approx_kl, flags):
     """Each failing state gets one advice with its flags, a healthy one none; in all states the experts are the same."""
     main, pref = ([torch.tensor(x).expand(64, -1) for x in expert] for expert in (main, pref))
     if space is BOX:
@@ -774,7 +800,8 @@ def test_failure_signatures_name_the_flags(script, space, main, pref, flags):
         main, pref = script.Categorical(main[0].log()), script.Categorical(pref[0].log())
         action = torch.arange(64) % 4
     row = all_diagnostics(script, main, pref, script.Args(), script.Batch(None, action, *torch.randn(5, 64)), 2.0)
-    assert [set(re.findall(r"--[a-z-]+", advice)) for advice in script.failure_signatures(row, space)] == flags
+    row |= {"approx_kl": approx_kl}
+    assert [set(re.findall(r"--[a-z-]+1?", advice)) for advice in script.failure_signatures(row, space)] == flags
 
 
 SCHEDULES = ["constant", "falling", "rising", "guided"]

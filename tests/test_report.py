@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -127,6 +128,26 @@ def test_improvement_counts_pairs_and_ties_half(n, m):
     assert statistics.improvement(x, y) == pytest.approx(stats.mannwhitneyu(x, y, alternative="greater")[0] / (n * m))
 
 
+def test_a_profile_is_the_share_of_runs_above_tau_averaged_over_tasks():
+    rng = np.random.default_rng(3)
+    tasks = [rng.normal(size=n).round(1) for n in (3, 10, 5)]
+    taus = np.array([-2.0, tasks[0][0], 0.0, 0.1, 0.5, 3.0])
+    brute = [sum(sum(1 for x in runs if x > tau) / len(runs) for runs in tasks) / len(tasks) for tau in taus.tolist()]
+    assert statistics.profile(taus, *tasks) == pytest.approx(brute)
+    resamples = [rng.choice(runs, (4, len(runs))) for runs in tasks]
+    each = [statistics.profile(taus, *(x[i] for x in resamples)) for i in range(4)]
+    assert statistics.profile(taus, *resamples) == pytest.approx(np.transpose(each))
+
+
+def test_the_band_of_a_profile_is_the_interval_of_each_share():
+    samples, taus = (np.array([0.1, 0.4, 0.9]), np.array([0.2, 0.3])), np.array([0.15, 0.25, 0.5])
+    for tau, low, high in zip(taus, *statistics.bootstrap(partial(statistics.profile, taus), *samples), strict=True):
+        shares = [np.array(list(itertools.product((x > tau).tolist(), repeat=len(x)))).mean(-1) for x in samples]
+        values = (shares[0][:, None] + shares[1]).ravel() / 2  # of all 27 * 4 resamples
+        for bound, share in ((low, 0.025), (high, 0.975)):
+            assert (values < bound - 1e-9).mean() - 0.006 < share < (values <= bound + 1e-9).mean() + 0.006
+
+
 def test_improvement_over_several_tasks_is_the_mean_over_tasks_not_over_pairs():
     one = np.ones(2), np.zeros(2)
     other = np.zeros(9), np.ones(9)
@@ -195,7 +216,7 @@ def test_every_variant_has_its_place():
     ladder.insert(7, "ppo-cleanrl-logstd-squash-shared")
     bonus = ["ppo-matched", "ppo-matched-ent-coef-0.01", "ppo-matched-ent-coef-0.01-anneal", *main[3:]]
     schedule = ["prefpoe", "prefpoe-lambda-falling", "prefpoe-lambda-rising", "prefpoe-lambda-guided"]
-    found = tables.sweeps({*main, *ladder, *noise, *varied, *fusion, *bonus, *schedule, "mine"})
+    found = tables.sweeps({*main, *ladder, *noise, *varied, *fusion, *bonus, *schedule, "prefpoe-modes-4", "mine"})
     assert found.pop("reproduce") == main
     assert found.pop("attribution") == [*ladder, "ppo-matched", "prefpoe"]
     assert found.pop("fusion") == fusion
@@ -203,6 +224,7 @@ def test_every_variant_has_its_place():
     assert sorted(found.pop("sensitivity")) == sorted(["ppo", "ppo-matched", "prefpoe", bonus[1], *varied])
     assert found.pop("entropy-bonus") == bonus
     assert found.pop("lambda-schedule") == schedule
+    assert found.pop("multimodal") == ["prefpoe", "prefpoe-modes-4"]
     assert found == {"other": ["mine"]}
     assert list(tables.sweeps({"ppo", "prefpoe"})) == ["reproduce"]
     assert list(tables.sweeps({*main, bonus[1]})) == ["reproduce", "sensitivity"]
@@ -242,7 +264,7 @@ def test_the_sweeps_and_the_tables_name_the_same_variants():
     for prefix, (default, *_) in tables.COEFFICIENTS.items():
         assert len(tables.settings(prefix, names)) >= 2
         assert default in figures.STYLE
-    assert {*figures.STYLE} == {*tables.REPRODUCE}
+    assert {*figures.STYLE} == {*tables.REPRODUCE, *tables.BONUS, *tables.SCHEDULES}
 
 
 def cells_of(table):
@@ -255,7 +277,7 @@ def test_tables_hold_what_the_rows_say():
     cheetah = evaluation_rows(ppo_cleanrl=[100], ppo_matched=[400, 400], prefpoe=[300, 500])
     lander = evaluation_rows(ppo_matched=[250, 150], prefpoe=[200, 220, 199, 260])
     made = tables.make_tables({"HalfCheetah-v4": cheetah, "LunarLander-v3": lander, "CartPole-v1": lander[:1]}, {})
-    names = ["improvement", "evaluation", "changes", "headline"]
+    names = ["headline", "improvement", "comparisons", "evaluation", "changes"]
     assert list(made) == [*names, "HalfCheetah-v4-reproduce", "LunarLander-v3-reproduce", "CartPole-v1-reproduce"]
 
     rows = cells_of(made["headline"])
@@ -267,10 +289,11 @@ def test_tables_hold_what_the_rows_say():
         "prefpoe": "400 [300, 500]",
         "seeds": "1–2",
     }
-    two = [(task, m) for task in ("HalfCheetah-v4", "LunarLander-v3") for m in ("evaluation", "training return")]
-    assert [(row["task"], row["return"]) for row in rows] == two
+    tasks = "HalfCheetah-v4", "LunarLander-v3", "CartPole-v1"
+    lines = [(task, m) for task in tasks for m in ("evaluation", "training return")]
+    assert [(row["task"], row["return"]) for row in rows] == lines
     changes = cells_of(made["changes"])
-    assert [(row["task"], row["return"]) for row in changes] == two
+    assert [(row["task"], row["return"]) for row in changes] == lines[:4]
     assert changes[0]["the paper"] == "1,276 → 5,375 (+321 %)"
     assert (changes[0]["ppo-matched vs ppo-cleanrl"], changes[0]["prefpoe vs ppo-cleanrl"]) == ("+300 %", "+300 %")
     assert changes[0]["prefpoe vs ppo-matched"] == "+0 % [-25 %, +25 %]"
@@ -355,12 +378,20 @@ def test_experts_are_those_of_trainings_end_averaged_run_by_run():
     assert "Ant-v4-experts" not in made
 
 
+def test_the_headline_is_of_every_task_of_the_usual_length_the_papers_first():
+    one = evaluation_rows(**{"ppo_matched_ent_coef_0.01_anneal": [0.25, 0.75]})
+    names = ["Ant-v4", "FrozenLake-v1", "HalfCheetah-v4", "long-Ant-v4-2000000-steps", "short-Hopper-v4"]
+    rows = cells_of(tables.make_tables(dict.fromkeys(names, one), {})["headline"])
+    assert [row["task"] for row in rows[::2]] == ["HalfCheetah-v4", "Ant-v4", "FrozenLake-v1"]
+    shown = {"return": "evaluation", tables.ENT_COEF_ANNEAL: "0.50 [0.25, 0.75]", "seeds": "2"}
+    assert rows[-2] == {"task": "FrozenLake-v1"} | shown
+
+
 def test_tables_over_tasks_leave_out_tasks_and_variants_that_there_are_none_of():
     cheetah = evaluation_rows(ppo_matched=[400, 400], prefpoe=[300, 500, 400], prefpoe_none=[100])
     lander = evaluation_rows(ppo_matched=[250, 150], prefpoe=[200, 220])
-    made = tables.make_tables({"HalfCheetah-v4": cheetah, "LunarLander-v3": lander, "Hopper-v4": cheetah}, {})
+    made = tables.make_tables({"HalfCheetah-v4": cheetah, "LunarLander-v3": lander, "long-Hopper-v4": cheetah}, {})
     assert "advantages" not in made
-    assert "entropy-bonus" not in made
     rows = cells_of(made["fusion"])
     assert [*rows[0]] == ["task", "return", "prefpoe", "prefpoe-none", "ppo-matched", "seeds"]
     assert [row["task"] for row in rows] == ["HalfCheetah-v4"] * 2
@@ -392,10 +423,96 @@ def test_rest_compares_the_acting_policys_variance_with_the_preferences():
     ]
 
 
+def flat_curves(**traces_of):
+    """Curves of two seeds, constant over training: by variant (- written _) tr Sigma of the main expert, of the preference
+    and of the fused policy, the second seed's twice the first's."""
+    columns = ("trace_main", "trace_pref", "trace_fused")
+    return pd.DataFrame(
+        dict.fromkeys(report.AVERAGED, 1.0)
+        | {"variant": variant.replace("_", "-"), "seed": seed, "global_step": step, "guidance": math.nan}
+        | {name: seed * x for name, x in zip(columns, traces, strict=True)}
+        for variant, traces in traces_of.items()
+        for seed in (1, 2)
+        for step in (100, 950, 1000)
+    )
+
+
+def test_widths_are_those_of_the_policy_that_acts_and_of_the_resting_place():
+    nan, bonus = math.nan, "ppo_matched_ent_coef_0.01"
+    curves = flat_curves(ppo_matched=(0.2, nan, nan), prefpoe=(8.0, 2.0, 1.6), **{bonus: (0.4, nan, nan)})
+    other = flat_curves(ppo_matched=(0.2, nan, nan), prefpoe=(8.0, 2.0, 1.6))
+    frames = {"Walker2d-v4": curves, "LunarLander-v3": curves, "Ant-v4": other, "long-Ant-v4": curves}
+    lander, walker = cells_of(tables.make_tables({"Ant-v4": evaluation_rows(ppo=[1])}, frames)["entropy-bonus"])
+    assert walker == {
+        "task": "Walker2d-v4",
+        "ppo-matched": "0.30 [0.20, 0.40]",
+        tables.ENT_COEF: "0.60 [0.40, 0.80]",
+        tables.ENT_COEF_ANNEAL: "–",
+        "prefpoe": "2.40 [1.60, 3.20]",
+        "prefpoe-anneal": "–",
+        "prefpoe: 0.9 tr Σ_p": "2.70 [1.80, 3.60]",
+        "prefpoe-anneal: 0.9 tr Σ_p": "–",
+        "seeds": "2",
+    }
+    assert lander == walker | {"task": "LunarLander-v3", "prefpoe: 0.9 tr Σ_p": "–"}
+
+    figure = figures.make_figures({}, frames)["entropy-bonus"]()
+    drawn = [{line.get_label(): line.get_ydata()[-1] for line in axis.lines} for axis in figure.axes]
+    assert [axis.get_title() for axis in figure.axes] == ["Walker2d-v4", "LunarLander-v3", *[""] * 4]
+    acting = {"ppo-matched": 0.3, tables.ENT_COEF: 0.6, "prefpoe": 2.4}
+    assert drawn[:4] == [dict.fromkeys(acting, 1.0)] * 4
+    assert drawn[4:] == [pytest.approx(acting | {figures.REST: 2.7}), pytest.approx(acting)]
+
+
+def test_the_guidance_table_is_in_the_order_of_beta_1_with_the_default_among_them():
+    curves = flat_curves(prefpoe_beta1_4=(9, 3, 2.5), prefpoe=(9, 2, 1.5), prefpoe_beta1_0=(9, 2, 0.5))
+    curves["guidance"] = curves["variant"].map({"prefpoe-beta1-4": 0.25, "prefpoe": 0.02, "prefpoe-beta1-0": 0.0})
+    rows = evaluation_rows(prefpoe_beta1_4=[30], prefpoe=[20, 20], prefpoe_beta1_0=[10], ppo_matched=[5])
+    frames = {"Walker2d-v4": rows, "long-Ant-v4": rows, "Ant-v4": evaluation_rows(prefpoe=[1])}
+    made = cells_of(tables.make_tables(frames, dict.fromkeys(frames, curves))["beta1"])
+    assert [[cell.split(" [")[0] for cell in row.values()] for row in made] == [
+        ["Walker2d-v4", "0", "prefpoe-beta1-0", "1", "10", "10", "0.75", "0.000"],
+        ["Walker2d-v4", "0.2 (default)", "prefpoe", "2", "20", "20", "2.25", "0.020"],
+        ["Walker2d-v4", "4", "prefpoe-beta1-4", "1", "30", "30", "3.75", "0.250"],
+    ]
+
+
+def test_schedules_are_compared_on_the_tasks_that_have_one():
+    frames = {
+        "Walker2d-v4": evaluation_rows(prefpoe=[20, 20], prefpoe_lambda_rising=[10], ppo=[3]),
+        "HalfCheetah-v4": evaluation_rows(prefpoe=[9]),
+        "long-Ant-v4": evaluation_rows(prefpoe=[20, 20], prefpoe_lambda_rising=[10]),
+    }
+    curves = flat_curves(prefpoe=(9, 2, 1.5), prefpoe_lambda_rising=(9, 2, 1.5), ppo=(9, 2, 1.5))
+    curves["episodic_return"] = 7.0 * curves["seed"] * (curves["variant"] == "prefpoe-lambda-rising")
+    assert cells_of(tables.make_tables(frames, {})["schedules"])[0] == {
+        "task": "Walker2d-v4",
+        "return": "evaluation",
+        "prefpoe": "20 [20, 20]",
+        "prefpoe-lambda-rising": "10",
+        "seeds": "1–2",
+    }
+    figure = figures.make_figures({}, {"Walker2d-v4": curves, "long-Ant-v4": curves})["schedules"]()
+    evaluation, training = figure.axes
+    for axis, rising in ((evaluation, 1.0), (training, 10.5)):
+        drawn = {line.get_label(): line.get_ydata()[-1] for line in axis.lines}
+        assert drawn == {"prefpoe": 1.0 if rising == 1.0 else 0.0, "prefpoe-lambda-rising": rising}
+
+
+def test_the_tables_and_the_sweeps_agree_on_which_tasks_have_continuous_actions():
+    argv = ["bash", ROOT / "benchmark" / "breadth.sh", "--list"]
+    lines = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+    scripts = {words[0].split("__")[0]: words[1] for line in lines if "__prefpoe__" in (words := line.split())[0]}
+    assert len(scripts) == 6
+    for task, script in scripts.items():
+        assert tables.continuous(task) == (script == "prefpoe_continuous.py")
+    assert not tables.continuous("LunarLander-v3")
+
+
 def test_improvement_is_averaged_over_the_papers_tasks_and_over_all_unprefixed_ones():
     better, worse = (
         evaluation_rows(prefpoe=[3, 3], ppo_matched=[2, 1]),
-        evaluation_rows(prefpoe=[1, 0], ppo_matched=[2]),
+        evaluation_rows(prefpoe=[1, 0], ppo_matched=[2, 2]),
     )
     others = {"Hopper-v4": worse, "Walker2d-v4": worse, "short-Ant-v4": worse, "Hopper-v4-4096-steps": worse}
     lines = tables.make_tables({"Ant-v4": better} | others, {})["improvement"].splitlines()
@@ -404,6 +521,70 @@ def test_improvement_is_averaged_over_the_papers_tasks_and_over_all_unprefixed_o
     assert lines[3].startswith("| prefpoe | 3 in all | 0.33")
     lake = tables.make_tables({"FrozenLake-v1": evaluation_rows(ppo=[1 / 3])}, {})
     assert "| 0.33 |" in lake["FrozenLake-v1-reproduce"]
+
+
+def test_comparisons_are_by_task_and_averaged_over_those_that_have_both():
+    bonus, falling = "ppo_matched_ent_coef_0.01", "ppo_matched_ent_coef_0.01_anneal"
+    ant = evaluation_rows(ppo_matched=[2, 4], prefpoe=[1, 3, 5], prefpoe_anneal=[3], **{bonus: [0, 1], falling: [3]})
+    hopper = evaluation_rows(ppo_matched=[9, 9], prefpoe=[8, 10])
+    lake, once = evaluation_rows(ppo_cleanrl=[1], prefpoe=[1]), evaluation_rows(ppo_matched=[9], prefpoe=[10])
+    frames = {"Hopper-v4": hopper, "Walker2d-v4": once, "Ant-v4": ant, "long-Ant-v4": ant, "FrozenLake-v1": lake}
+    made = tables.make_tables(frames, {})
+    rows = cells_of(made["comparisons"])
+    over = (
+        "P(prefpoe > ppo-matched)",
+        f"P(prefpoe > {tables.ENT_COEF})",
+        f"P(prefpoe-anneal > {tables.ENT_COEF_ANNEAL})",
+    )
+    assert [row["task"] for row in rows[::2]] == ["Ant-v4", "Hopper-v4", "Walker2d-v4", "**mean over tasks**"]
+    assert [[row[name].split(" [")[0].split(",")[0] for name in over] for row in rows[::2]] == [
+        ["0.50", "0.92", "0.50"],  # 3 of 6 pairs; 5 and a half of 6; a tie
+        ["0.50", "–", "–"],
+        ["1.00", "–", "–"],
+        ["0.50", "0.92", "–"],  # without the tasks of one run
+    ]
+    assert [rows[-1][name].split(", ")[-1] for name in over] == ["2 tasks", "1 task", "–"]
+    assert [row["seeds"] for row in rows[::2]] == ["1–3", "2", "1", ""]
+    two = next(
+        row for row in cells_of(made["improvement"]) if row["tasks"] == "2 in all"
+    )  # the same in the other table
+    assert rows[-2][over[0]] == two["P(better than ppo-matched), evaluation"] + ", 2 tasks"
+
+    (axis, *_) = figures.draw_comparisons(frames).axes
+    points = {line.get_label(): line.get_xydata().tolist() for line in axis.lines if line.get_marker() == "D"}
+    assert [*points] == ["prefpoe, evaluation", "prefpoe, training return"]
+    assert [[x, round(y)] for x, y in points["prefpoe, evaluation"]] == [[0.5, 0], [0.5, 1], [1.0, 2], [0.5, 3]]
+    labels = ["Ant-v4", "Hopper-v4", "Walker2d-v4", "mean over tasks"]
+    assert [text.get_text() for text in axis.get_yticklabels()] == labels
+
+
+def test_normalised_returns_are_0_at_published_ppo_and_1_at_the_best_variant():
+    two = {"ppo_matched": [40] * 2, "prefpoe_anneal": [20] * 2}
+    ant = evaluation_rows(ppo_cleanrl=[10, 30], prefpoe=[60, 80, 100], **two)
+    pole = evaluation_rows(**{name: [500] * 2 for name in ("ppo_cleanrl", "prefpoe", *two)})
+    hopper = evaluation_rows(ppo_cleanrl=[5] * 2, ppo_matched=[10] * 2, prefpoe=[7] * 2, prefpoe_anneal=[0] * 2)
+    extra = evaluation_rows(**{"ppo_matched_ent_coef_0.01": [999] * 2})  # on one task of three, so not in the profile
+    lacking = hopper[1:]  # has one run of ppo-cleanrl, so is not either
+    frames = {"Ant-v4": pd.concat([ant, extra]), "CartPole-v1": pole, "Hopper-v4": hopper, "Walker2d-v4": lacking}
+    found = tables.normalised(frames, "evaluation")
+    assert {variant: [x.tolist() for x in samples] for variant, samples in found.items()} == {
+        "ppo-cleanrl": [pytest.approx([-1 / 6, 1 / 6]), [0, 0]],
+        "ppo-matched": [pytest.approx([1 / 3] * 2), [1, 1]],
+        "prefpoe": [pytest.approx([2 / 3, 1, 4 / 3]), pytest.approx([0.4] * 2)],
+        "prefpoe-anneal": [[0, 0], [-1, -1]],
+    }
+    axis = figures.draw_profile(frames).axes[0]
+    line = next(line for line in axis.lines if line.get_label() == "prefpoe")
+    for tau, share in line.get_xydata().tolist():
+        ant_share = sum(x > tau for x in (2 / 3, 1, 4 / 3)) / 3
+        assert share == pytest.approx((ant_share + (0.4 > tau)) / 2) or min(abs(tau - 1), abs(tau - 0.4)) < 1e-9
+    assert axis.get_title() == "evaluation, 2 tasks"
+    rows = cells_of(tables.make_tables(frames, {})["profile"])
+    assert [[*row.values()][2:] for row in rows[::2]] == [
+        ["20", "80", "prefpoe", "2–3"],
+        ["500", "none: left out", "–", "2"],
+        ["5", "10", "ppo-matched", "2"],
+    ]
 
 
 def test_blocks_are_filled_in_and_unknown_ones_reported(tmp_path, capsys):
@@ -415,6 +596,12 @@ def test_blocks_are_filled_in_and_unknown_ones_reported(tmp_path, capsys):
     )
     path.write_text(filled)
     assert report.fill_in(path, {"one": "1", "two": "2"}) == filled
+    path.write_text("<!-- report: schedules --><!-- /report --><!-- report: profile --><!-- /report -->")
+    assert "schedules -->\n\n*No such runs yet.*\n\n<!--" in report.fill_in(path, {"profile": "1"})
+    assert "\n\n1\n\n![Performance profiles of both returns](profile.png)\n\n<!--" in report.fill_in(
+        path, {"profile": "1"}, ["profile"]
+    )
+    path.write_text(filled)
     with pytest.raises(SystemExit):
         report.fill_in(path, {"one": "1"})
     assert "page.md: there is no table two; there are: one" in capsys.readouterr().err
@@ -434,12 +621,12 @@ def test_update_readme_fills_both_pages(runs, tmp_path, monkeypatch):
 def test_every_page_says_what_the_committed_results_say():
     results = ROOT / "benchmark" / "results"
     evaluations, curves = (report.read_results(results, kind) for kind in ("evaluations", "curves"))
-    made = tables.make_tables(evaluations, curves)
+    made, drawn = tables.make_tables(evaluations, curves), figures.make_figures(evaluations, curves)
     marked = {path for path in ROOT.glob("**/*.md") if "<!-- report: " in path.read_text(encoding="utf-8")}
     assert {*report.FILLED} == {path for path in marked if ".venv" not in path.parts}
     for path in report.FILLED:
-        assert report.fill_in(path, made) == path.read_text(encoding="utf-8")
-    page = report.page(evaluations, made, figures.make_figures(evaluations, curves))
+        assert report.fill_in(path, made, drawn) == path.read_text(encoding="utf-8")
+    page = report.page(evaluations, made, drawn)
     assert (results / "tables.md").read_text(encoding="utf-8") == page
 
 
@@ -448,7 +635,7 @@ def test_the_committed_csv_files_are_written_again_to_the_byte(tmp_path):
     for kind in ("evaluations", "curves"):
         for task, rows in report.read_results(results, kind, text=True).items():
             report.write_rows(tmp_path, task, kind, rows.sample(frac=1, random_state=1))
-    assert contents(tmp_path) == {path.name: path.read_bytes() for path in results.glob("*.csv")}
+    assert contents(tmp_path) == {path.name: path.read_bytes() for path in results.glob("*_*.csv")}
 
 
 # From runs to files

@@ -1,0 +1,494 @@
+"""open_questions/prefpoe_multimodal.py: mixtures against integrals, one mode against prefpoe_continuous.py."""
+
+import importlib
+import itertools
+import json
+import multiprocessing
+import shutil
+import sys
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+
+import gymnasium as gym
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import torch
+import torch.distributions as D
+from conftest import ROOT, evaluation_line, read_metrics
+from gymnasium.utils.env_checker import check_env
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+sys.path[:0] = [str(ROOT / "open_questions"), str(ROOT / "benchmark")]
+multimodal = importlib.import_module("prefpoe_multimodal")
+goals = importlib.import_module("multimodal")
+
+SCRIPT = "open_questions/prefpoe_multimodal"
+BOX, OBS_DIM = gym.spaces.Box(-1, 1, (2,)), 5
+MODES, LAMBDAS = pytest.mark.parametrize("K", [1, 2, 5]), pytest.mark.parametrize("lam", [0.5, 1.0, 2.0])
+AXIS = np.linspace(-9, 9, 301)
+GRID, CELL = np.stack(np.meshgrid(AXIS, AXIS), axis=-1).reshape(-1, 1, 2), (AXIS[1] - AXIS[0]) ** 2
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+NEW_COLUMNS = {"modes_pref", "modes_fused", "mode_distance", "mode_sigma", "mode_share"}
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def mixture(K, batch=4):
+    """A random one of K modes over two dimensions."""
+    modes = multimodal.Gaussian(1.2 * torch.randn(batch, K, 2), 0.3 + 0.6 * torch.rand(batch, K, 2))
+    return multimodal.Mixture(torch.randn(batch, K), modes)
+
+
+def in_numpy(policy):
+    return multimodal.Mixture(policy.logits.numpy(), multimodal.Gaussian(*(x.numpy() for x in policy.modes)))
+
+
+def weights(policy):
+    return np.exp(policy.logits) / np.exp(policy.logits).sum(-1, keepdims=True)
+
+
+def densities(policy, power=1.0):
+    """w_k N(a; mu_k, s_k^2 / power) of each mode on the grid, from scipy: (points, batch, K)."""
+    policy = in_numpy(policy) if isinstance(policy.logits, torch.Tensor) else policy
+    mean, std = policy.modes
+    return weights(policy) * scipy.stats.norm.pdf(GRID[:, None], mean, std / np.sqrt(power)).prod(-1)
+
+
+def integral(values):
+    return values.sum(0) * CELL
+
+
+def as_torch(policy):
+    return D.MixtureSameFamily(D.Categorical(logits=policy.logits), D.Independent(D.Normal(*policy.modes), 1))
+
+
+def test_the_grid_is_fine_and_wide_enough():
+    np.testing.assert_allclose(integral(densities(mixture(5), 2.0).sum(-1)), 1, rtol=1e-10)
+
+
+@MODES
+@LAMBDAS
+def test_fusion_is_the_normalised_product_and_its_weights_are_the_shares_of_the_modes(K, lam):
+    """pi_theta sum_k w_k N(mu_k, s_k^2/lambda), over its integral; that of each mode is its weight."""
+    main, pref = mixture(1), mixture(K)
+    product = densities(main) * densities(pref, lam)
+    share = integral(product)
+    for experts in ((main, pref), map(in_numpy, (main, pref))):
+        fused = multimodal.fuse(*experts, multimodal.Args(lambda_pref=lam))
+        np.testing.assert_allclose(np.exp(fused.log_weight), share / share.sum(-1, keepdims=True), rtol=1e-8)
+        expected = product.sum(-1) / share.sum(-1)
+        np.testing.assert_allclose(densities(fused).sum(-1), expected, rtol=1e-7, atol=1e-10)
+    if 1 in (lam, K):  # then it is the paper's product
+        power = densities(main)[..., 0] * densities(pref).sum(-1) ** lam
+        np.testing.assert_allclose(densities(fused).sum(-1), power / integral(power), rtol=1e-7, atol=1e-10)
+
+
+def test_without_weight_or_with_fusion_none_the_main_expert_acts():
+    main, pref = mixture(1), mixture(3)
+    for args in (multimodal.Args(lambda_pref=0.0), multimodal.Args(fusion="none")):
+        np.testing.assert_allclose(densities(multimodal.fuse(main, pref, args)).sum(-1), densities(main)[..., 0])
+
+
+@MODES
+def test_log_probability_mean_and_std_are_those_of_the_mixture(K):
+    policy = mixture(K)
+    density = densities(policy).sum(-1)
+    action = torch.tensor(GRID[::97]).expand(-1, 4, 2)
+    log_prob = torch.stack([policy.log_prob(a) for a in action])
+    np.testing.assert_allclose(log_prob.exp(), density[::97], rtol=1e-9, atol=1e-300)
+    torch.testing.assert_close(log_prob, as_torch(policy).log_prob(action))
+    np.testing.assert_allclose(policy.mean, integral(density[..., None] * GRID), rtol=1e-8)
+    square = integral(density[..., None] * (GRID - policy.mean.numpy()) ** 2)
+    np.testing.assert_allclose(policy.std, np.sqrt(square), rtol=1e-8)
+
+
+def true_entropy(policy):
+    p = densities(policy).sum(-1)
+    return integral(-p * np.log(p + 1e-300))
+
+
+def true_kl(policy, other):
+    p, q = densities(policy).sum(-1), densities(other).sum(-1)
+    return integral(p * (np.log(p + 1e-300) - np.log(q + 1e-300)))
+
+
+@MODES
+def test_entropy_is_an_upper_bound_exact_for_one_mode_equal_modes_and_distant_ones(K):
+    """And mode by mode it is the formula of Kolchinsky & Tracey, with torch's KL."""
+    policy = mixture(K)
+    w, modes = (
+        weights(in_numpy(policy)),
+        [D.Independent(D.Normal(*(x[:, k] for x in policy.modes)), 1) for k in range(K)],
+    )
+    near = [sum(w[:, j] * (-D.kl_divergence(p, q)).exp().numpy() for j, q in enumerate(modes)) for p in modes]
+    estimate = sum(w[:, k] * (p.entropy().numpy() - np.log(near[k])) for k, p in enumerate(modes))
+    np.testing.assert_allclose(policy.entropy(), estimate, rtol=1e-9)
+    excess = policy.entropy().numpy() - true_entropy(policy)
+    assert (excess > 0.01).all() if K > 1 else np.allclose(excess, 0, atol=1e-9)
+    same = policy._replace(modes=multimodal.Gaussian(*(x[:, :1].expand(4, K, 2) for x in policy.modes)))
+    np.testing.assert_allclose(same.entropy(), true_entropy(same), rtol=1e-9)
+    mean = 3.5 * torch.tensor([[0.0, 0.0], [-1.0, 1.0], [1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])[:K].expand(4, K, 2)
+    apart = policy._replace(modes=multimodal.Gaussian(mean, torch.full((4, K, 2), 0.35)))
+    np.testing.assert_allclose(apart.entropy(), true_entropy(apart), rtol=1e-7)
+
+
+@MODES
+def test_kl_is_an_upper_bound_exact_for_one_mode(K):
+    policy, other = mixture(K), mixture(K)
+    excess = policy.kl(other).numpy() - true_kl(policy, other)
+    assert (excess > 0.01).all() if K > 1 else np.allclose(excess, 0, atol=1e-9)
+
+
+@MODES
+@LAMBDAS
+def test_kl_of_the_fused_policy_to_the_preference_is_exact_with_lambda_1(K, lam):
+    main, pref = mixture(1), mixture(K)
+    fused = multimodal.fuse(main, pref, multimodal.Args(lambda_pref=lam))
+    excess = fused.kl(pref).numpy() - true_kl(fused, pref)
+    assert (excess > 1e-3).any() if lam != 1 and K > 1 else np.allclose(excess, 0, atol=1e-8)
+    assert (excess > -1e-8).all()
+
+
+@pytest.mark.parametrize("K", [2, 5])
+def test_kl_between_a_gaussian_and_a_mixture_is_the_least_that_splitting_it_gives(K):
+    """And so an upper bound; of two modes all shares are tried, and of five shares at random."""
+    one, many = mixture(1), mixture(K)
+    share = torch.linspace(0, 1, 10_001)[1:-1, None, None]
+    shares = torch.cat([share, 1 - share], dim=-1) if K == 2 else D.Dirichlet(torch.ones(K)).sample((10_000, 1))
+    w, modes = torch.tensor(weights(in_numpy(many))), D.Independent(D.Normal(*many.modes), 1)
+    copies = D.Independent(D.Normal(*(x.expand(4, K, 2) for x in one.modes)), 1)
+    to_many = (shares * ((shares / w).log() + D.kl_divergence(copies, modes))).sum(-1)
+    to_one = (w * ((w / shares).log() + D.kl_divergence(modes, copies))).sum(-1)
+    for ours, tried, pair in ((one.kl(many), to_many, (one, many)), (many.kl(one), to_one, (many, one))):
+        assert (ours <= tried.amin(0) + 1e-9).all()
+        if K == 2:
+            torch.testing.assert_close(ours, tried.amin(0), rtol=0, atol=1e-3)
+        assert (ours.numpy() >= true_kl(*pair) - 1e-9).all()
+
+
+# Training
+
+
+FEW = dict(env_id="MultiGoal-v0", total_timesteps=1024, num_steps=256, num_minibatches=4, update_epochs=3)
+FEW |= dict(compile=False, eval_every=2, eval_episodes=2, learning_rate=3e-3, seed=3)
+
+
+@pytest.mark.parametrize("changes", [{}, dict(lambda_pref=0.5, ent_coef=0.01), dict(fusion="none")])
+def test_one_mode_trains_as_prefpoe_continuous_does(continuous, changes, tmp_path, monkeypatch):
+    """With the same noise, of which the uniform number that chooses the mode is left out there."""
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(continuous, "sample_noise", lambda *inputs: multimodal.sample_noise(*inputs)[..., :-1])
+    assert continuous.main(continuous.Args(run_name="continuous", **FEW | changes)) == 0
+    assert multimodal.main(multimodal.Args(run_name="one", num_modes=1, **FEW | changes)) == 0
+    rows, expected = (read_metrics(tmp_path / "runs" / name) for name in ("one", "continuous"))
+    assert len(rows) == len(expected) == 4
+    for row, theirs in zip(rows, expected, strict=True):
+        assert row.keys() - theirs.keys() == NEW_COLUMNS
+        assert (float(row["modes_pref"]), float(row["mode_distance"])) == (1.0, 0.0)
+        for name in theirs.keys() - {"SPS", "seconds"}:
+            assert float(row[name]) == pytest.approx(float(theirs[name]), rel=2e-3, abs=2e-5, nan_ok=True), name
+    ours, theirs = (torch.load(tmp_path / "runs" / x / "checkpoint.pt")["agent"] for x in ("one", "continuous"))
+    for name, weight in theirs.items():
+        torch.testing.assert_close(ours[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def make_agent(K, **changes):
+    """An agent all of whose parameters are far from their initial values, and its arguments."""
+    args = multimodal.Args(num_modes=K, compile=False, **changes)
+    agent = multimodal.Agent(OBS_DIM, BOX, K)
+    with torch.no_grad():
+        for parameter in agent.parameters():
+            parameter += 0.4 * torch.randn_like(parameter)
+    return agent, args
+
+
+@MODES
+@pytest.mark.parametrize("changes", [{}, dict(lambda_pref=0.5), dict(fusion="none")])
+def test_the_policy_in_numpy_is_that_in_torch(K, changes):
+    """Without noise it is the mean of the heaviest mode; else that of the mode which the uniform number falls on."""
+    agent, args = make_agent(K, **changes)
+    obs = np.random.default_rng(0).normal(size=(50, OBS_DIM))
+    with torch.no_grad():
+        policy = in_numpy(multimodal.fuse(*agent(torch.tensor(obs))[:2], args))
+    act = multimodal.numpy_policy(agent, args)
+    w, (mean, std) = weights(policy), policy.modes
+    mode = [row[np.argmax(x)] for row, x in zip(mean, w, strict=True)]
+    np.testing.assert_allclose(act(obs, 0.0), mode, rtol=1e-9)
+    for k in range(w.shape[1]):
+        low, heavy = w[:, :k].sum(-1), w[:, k] > 1e-6
+        assert heavy.any()
+        for uniform in (low + 1e-9, low + 0.5 * w[:, k], low + w[:, k] - 1e-9):
+            for z in (0.0, 1.3):
+                noise = np.column_stack([np.full((50, 2), z), uniform])
+                expected = (mean[:, k] + z * np.broadcast_to(std, mean.shape)[:, k])[heavy]
+                np.testing.assert_allclose(act(obs, noise)[heavy], expected, rtol=1e-6, atol=1e-9)
+
+
+def test_sampled_actions_follow_the_mixture():
+    """20 000 in one state: a Kolmogorov-Smirnov test of each component, and of their sum."""
+    agent, args = make_agent(5)
+    for parameter in (*agent.preference_mean.parameters(), *agent.preference_logits.parameters()):
+        parameter.data *= 0.3  # modes near enough to each other that the experts overlap in several
+    obs, rng = np.random.default_rng(1).normal(size=(1, OBS_DIM)), np.random.default_rng(2)
+    noise = multimodal.sample_noise(rng, (20_000,), BOX)
+    actions = multimodal.numpy_policy(agent, args)(np.repeat(obs, 20_000, axis=0), noise)
+    with torch.no_grad():
+        policy = in_numpy(multimodal.fuse(*agent(torch.tensor(obs))[:2], args))
+    assert 0.05 < np.sort(weights(policy)[0])[-2]  # at least two modes matter
+    for direction in np.array([[1, 0], [0, 1], [1, 1]]):
+        mean, std = policy.modes.mean[0] @ direction, np.sqrt(policy.modes.std[0] ** 2 @ direction)
+        cdf = lambda x, m=mean, s=std: (weights(policy)[0] * scipy.stats.norm.cdf(x[:, None], m, s)).sum(-1)
+        assert scipy.stats.kstest(actions @ direction, cdf).pvalue > 0.001
+
+
+@pytest.mark.parametrize("K", [2, 4, 5])
+@pytest.mark.parametrize("action_dim", [1, 2, 8])
+def test_the_modes_start_apart_in_every_dimension(K, action_dim):
+    """By at least 0.15, where their sigma is exp(-1); without biases by less than 0.1, as the weights are small."""
+    agent = multimodal.Agent(OBS_DIM, gym.spaces.Box(-1, 1, (action_dim,)), K)
+    obs = torch.randn(20, OBS_DIM)
+    for apart in (True, False):
+        if not apart:
+            torch.nn.init.zeros_(agent.preference_mean.bias)
+        mean = agent(obs)[1].modes.mean
+        assert mean.shape == (20, K, action_dim)
+        for i, j in itertools.combinations(range(K), 2):
+            gap = (mean[:, i] - mean[:, j]).abs()
+            assert (gap > 0.15).all() if apart else (gap < 0.1).all()
+    assert multimodal.Agent(OBS_DIM, BOX, 1).preference_mean.bias.abs().max() == 0
+
+
+def minibatch(agent, args, size=64):
+    obs = torch.randn(size, OBS_DIM)
+    with torch.no_grad():
+        main, pref, value = agent(obs)
+        policy = multimodal.fuse(main, pref, args)
+        action = as_torch(policy).sample()
+        A = 3 * torch.randn(size)
+        log_prob = policy.log_prob(action) + 0.3 * torch.randn(size)
+    return multimodal.Batch(obs, action, log_prob, value, A, A + value, A)
+
+
+def steps(agent, args, batches):
+    """What the script's own steps change of the agent's parameters, which are views of one vector."""
+    params = parameters_to_vector(agent.parameters()).detach()
+    vector_to_parameters(params, agent.parameters())
+    adam = multimodal.Adam(torch.zeros_like(params), torch.zeros_like(params), params.new_zeros(1))
+    before, step = params.clone(), multimodal.make_step(agent, args)
+    now = {name: torch.tensor(getattr(args, name)) for name in multimodal.SCHEDULED}
+    for batch in batches:
+        losses = step(params, adam, batch, now)
+    return params - before, losses
+
+
+def test_modes_that_start_equal_stay_equal():
+    agent, args = make_agent(2, w_pref=0.7, w_cons=0.4)
+    with torch.no_grad():
+        for name in ("mean.weight", "mean.bias", "logits.weight", "logits.bias", "logstd"):
+            weight = agent.get_parameter(f"preference_{name}")
+            weight[len(weight) // 2 :] = weight[: len(weight) // 2]
+    change, _ = steps(agent, args, [minibatch(agent, args) for _ in range(3)])
+    weight = agent.preference_mean.weight
+    assert change.abs().max() > 1e-4
+    torch.testing.assert_close(weight[:2], weight[2:], rtol=0, atol=1e-12)
+    agent, args = make_agent(2)
+    assert (agent.preference_mean.weight[:2] - agent.preference_mean.weight[2:]).abs().max() > 0.1
+
+
+def compiled_against_eager(K, fusion):
+    """In a process of its own: what three steps of either kind change, and what was printed."""
+    import contextlib
+    import copy
+    import io
+
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    agent, args = make_agent(K, fusion=fusion, w_pref=0.7, w_cons=0.4, learning_rate=3e-3, lambda_pref=0.8)
+    batches, results = [minibatch(agent, args) for _ in range(3)], []
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        for args.compile in (False, True):
+            results.append([x.numpy() for x in steps(copy.deepcopy(agent), args, batches)])
+    return *results, printed.getvalue()
+
+
+@pytest.mark.skipif(not COMPILER, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize(("K", "fusion"), [(4, "poe"), (2, "none")])
+def test_the_compiled_step_is_the_eager_one(K, fusion):
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        eager, compiled, printed = pool.submit(compiled_against_eager, K, fusion).result()
+    assert "compiled in" in printed and "failed" not in printed
+    for x, y in zip(eager, compiled, strict=True):
+        assert np.linalg.norm(x) > 1e-3
+        np.testing.assert_allclose(y, x, rtol=1e-4, atol=1e-6)
+
+
+# When modes collapse, as open_questions/README.md derives
+
+
+@pytest.mark.parametrize("ratio", [0.9, 1.1])
+@pytest.mark.parametrize(("K", "lam", "s_theta", "s_k"), [(2, 1.0, 0.4, 0.4), (3, 0.5, 0.7, 0.3), (5, 2.0, 0.3, 0.6)])
+def test_modes_without_advantages_move_apart_where_the_entropy_weighs_enough(K, lam, s_theta, s_k, ratio):
+    """alpha w_pref > w_cons rho^2 / 2: spreading them a little then lowers L_total, and else raises it."""
+    rho = s_k**2 / (s_k**2 + lam * s_theta**2)
+    args = multimodal.Args(w_cons=0.3, w_pref=0.5, alpha=ratio * 0.3 * rho**2 / 2 / 0.5, lambda_pref=lam, beta1=0.0)
+    gaussian = lambda mean, std: multimodal.Gaussian(mean, torch.full_like(mean, std))
+
+    def loss(spread):
+        mean = spread * torch.linspace(-1, 1, K)[None, :, None].expand(2, K, 1)
+        main = multimodal.Mixture(torch.zeros(2, 1), gaussian(torch.zeros(2, 1, 1), s_theta))
+        pref = multimodal.Mixture(torch.zeros(2, K), gaussian(mean, s_k))
+        batch = multimodal.Batch(None, torch.zeros(2, 1), *torch.zeros(5, 2))
+        losses = multimodal.total_loss((main, pref, torch.zeros(2)), batch, args)
+        return losses.loss - losses.policy_loss
+
+    change = (loss(0.02) - loss(0.0)).item()
+    assert (change < 0) == (ratio > 1) and abs(change) > 1e-9
+
+
+@pytest.mark.parametrize(("gain", "changes"), [(0.02, {}), (0.03, {}), (0.1, dict(alpha=0.8))])
+def test_of_two_modes_apart_the_better_one_gets_all_but_exp_of_the_gain_over_the_entropys_weight(gain, changes):
+    """In one state, where A is better by `gain` standard deviations in one mode: log(w_1/w_2) = gain / (alpha w_pref).
+
+    That is where the gradient of L_total on the weights is zero, by bisection. Actions are quantiles of the modes.
+    """
+    args = multimodal.Args(**changes)
+    main = multimodal.Mixture(torch.zeros(1, 1), multimodal.Gaussian(torch.zeros(1, 1, 1), torch.full((1, 1, 1), 0.6)))
+    modes = multimodal.Gaussian(torch.tensor([[[1.0], [-1.0]]]), torch.full((1, 2, 1), 0.2))
+
+    def slope(log_odds):
+        logits = torch.tensor([[log_odds, 0.0]], requires_grad=True)
+        fused = multimodal.fuse(main, multimodal.Mixture(logits, modes), args)
+        first = round(4000 * torch.sigmoid(torch.tensor(log_odds)).item())
+        quantiles = [torch.tensor(scipy.stats.norm.ppf((np.arange(n) + 0.5) / n)) for n in (first, 4000 - first)]
+        mean, std = (x[0, :, 0].detach() for x in fused.modes)
+        action = torch.cat([mean[k] + std[k] * z for k, z in enumerate(quantiles)]).repeat(2)[:, None]
+        A = gain * (action[:, 0] > 0) + torch.tensor([-1.0, 1.0]).repeat_interleave(4000)  # scatter of std 1
+        A_norm, zeros = (A - A.mean()) / A.std(), torch.zeros(8000)
+        experts = [
+            multimodal.Mixture(x.expand(8000, -1), multimodal.Gaussian(*(y.expand(8000, -1, 1) for y in of)))
+            for x, of in (main, (logits, modes))
+        ]
+        batch = multimodal.Batch(None, action, fused.log_prob(action).detach(), zeros, A, zeros, A_norm)
+        loss = multimodal.total_loss((*experts, zeros), batch, args).loss
+        return torch.autograd.grad(loss, logits)[0][0, 0].item()
+
+    low, high = -1.0, 8.0
+    assert slope(low) < 0 < slope(high)
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    expected = gain / (args.alpha * args.w_pref)
+    assert low == pytest.approx(expected, rel=0.05)
+
+
+# The environment and the program
+
+
+def test_multi_goal_is_an_environment_as_gymnasium_wants_it():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(gym.make("MultiGoal-v0", render_mode="rgb_array").unwrapped)
+
+
+@pytest.mark.parametrize("goal", range(4))
+def test_every_goal_is_worth_the_same_and_ends_the_episode(goal):
+    """Straight there at full speed: 0.9 to go after a step, and so on, but for up to 0.05 of the start."""
+    env = gym.make("MultiGoal-v0")
+    start, _ = env.reset(seed=goal)
+    assert np.abs(start).max() <= 0.05
+    direction = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)[goal]
+    position, rewards, terminated = start.astype(float), [], False
+    while not terminated:
+        obs, reward, terminated, truncated, info = env.step(direction)
+        position += 0.1 * direction
+        np.testing.assert_allclose(obs, position, atol=1e-6)
+        distance = np.linalg.norm(position - direction)
+        assert reward == pytest.approx(10 * terminated - distance, abs=1e-6) and not truncated
+        assert (info["goal"], terminated) == ((goal, True) if distance < 0.1 else (-1, False))
+        rewards.append(reward)
+    assert len(rewards) in (9, 10, 11)
+
+
+def test_an_episode_that_reaches_nothing_ends_after_40_steps():
+    env = gym.make("MultiGoal-v0")
+    env.reset(seed=0)
+    outcomes = [env.step(np.zeros(2, np.float32))[2:4] for _ in range(40)]
+    assert outcomes == [(False, False)] * 39 + [(False, True)]
+
+
+def test_a_picture_shows_the_point_where_it_is():
+    env = gym.make("MultiGoal-v0", render_mode="rgb_array")
+    env.reset(seed=0)
+    for _ in range(5):
+        env.step(np.array([0.0, 1.0], np.float32))
+    red = (env.render() == (200, 0, 0)).all(-1).nonzero()
+    x, y = np.mean(red[1]) / 191 * 3 - 1.5, 1.5 - np.mean(red[0]) / 191 * 3
+    np.testing.assert_allclose((x, y), env.unwrapped.position, atol=0.02)
+
+
+def test_a_run_is_evaluated_again_as_it_was_and_finished_runs_are_not_resumed(run, tmp_path):
+    flags = "--no-compile --num-steps 128 --num-minibatches 4 --total-timesteps 512 --eval-episodes 3 --eval-every 2"
+    done = run(SCRIPT, *flags.split(), "--run-name", "x", "--num-modes", 3)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "x"
+    assert json.loads((folder / "config.json").read_text())["num_modes"] == 3
+    rows = read_metrics(folder)
+    assert len(rows) == 4 and rows[0].keys() > NEW_COLUMNS
+    for row in rows:
+        assert 1 < float(row["modes_fused"]) <= 3.001 and float(row["mode_distance"]) > 0.3
+        assert 0 < float(row["mode_share"]) < 1
+    again = run(SCRIPT, "--evaluate", folder)
+    assert again.returncode == 0 and evaluation_line(again.stdout) == evaluation_line(done.stdout)
+    assert run(SCRIPT, "--resume", folder, "--num-modes", 2).returncode == 2
+    assert "is finished" in run(SCRIPT, "--resume", folder).stdout
+
+
+# How many goals a run reaches
+
+
+def test_a_runs_episodes_are_those_of_its_policy_and_their_goals_are_where_the_paths_end(run, tmp_path):
+    flags = "--no-compile --num-steps 128 --num-minibatches 4 --total-timesteps 256 --eval-episodes 1 --eval-every 0"
+    name = "MultiGoal-v0__prefpoe-modes-2__3"
+    done = run(SCRIPT, *flags.split(), "--run-name", name, "--num-modes", 2, "--seed", 3)
+    assert done.returncode == 0, done.stderr
+    torch.set_default_dtype(torch.float32)
+    ends, returns, paths = goals.sample_episodes(tmp_path / "runs" / name, 5)
+    sampled = run(SCRIPT, "--evaluate", tmp_path / "runs" / name, "--no-eval-deterministic", "--eval-episodes", 5)
+    assert (
+        evaluation_line(sampled.stdout)
+        == f"evaluation: mean={np.mean(returns):.2f} std={np.std(returns):.2f} episodes=5"
+    )
+    for end, path in zip(ends, paths, strict=True):
+        near = np.linalg.norm(path[-1] - multimodal.MultiGoal.GOALS, axis=1) < 0.1
+        assert (np.flatnonzero(near).tolist() or [-1]) == [end] and len(path) == 41 or end >= 0
+    args = goals.Args((tmp_path / "runs" / name,), tmp_path)
+    goals.main(args)
+    (row,) = pd.read_csv(tmp_path / "multimodal.csv").to_dict("records")
+    assert (row["variant"], row["seed"]) == ("prefpoe-modes-2", 3)
+    assert row["mode_distance"] == pytest.approx(
+        float(read_metrics(tmp_path / "runs" / name)[-1]["mode_distance"]), 1e-4
+    )
+    assert (tmp_path / "multimodal.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_entropy_over_goals_is_scipys():
+    for counts in ([5, 0, 0, 0], [1, 2, 3, 4], [25, 25, 25, 25]):
+        assert goals.entropy_of(np.array(counts)) == pytest.approx(scipy.stats.entropy(counts))
+    assert goals.entropy_of(np.zeros(4, int)) == 0
+
+
+def test_the_answer_has_the_numbers_of_the_committed_results():
+    rows = pd.read_csv(ROOT / "benchmark" / "results" / "multimodal.csv")
+    assert (rows.groupby("variant")["seed"].apply(sorted).map(len) == 10).all()
+    page = (ROOT / "open_questions" / "README.md").read_text(encoding="utf-8")
+    assert goals.summary(rows) in page and len(page.splitlines()) <= 60
