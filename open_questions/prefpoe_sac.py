@@ -55,7 +55,7 @@ from tqdm import tqdm
 @dataclass
 class Run:
     env_id: str = "HalfCheetah-v4"  # Gymnasium id of the environment
-    seed: int = 1  # seed of training: environments, initial weights, noise; evaluations are always on the same episodes
+    seed: int = 1  # seed of training: environments, initial weights, noise; evaluations always start alike
     total_timesteps: int = 1_000_000  # environment steps to train for, over all environments
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
     run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>-<ns>)
@@ -69,7 +69,8 @@ class Run:
 class SAC:
     learning_rate: float = 3e-4  # Adam's learning rate of the actor
     q_lr: float = 1e-3  # Adam's learning rate of the critics and of the temperature
-    num_steps: int = 1000  # environment steps, and updates, between two rows of metrics.csv
+    num_envs: int = 1  # environments stepped in turn; an update follows after all of them
+    num_steps: int = 1000  # steps in each environment, and updates, between two rows of metrics.csv
     learning_starts: int = 5000  # steps of uniform random actions before the first update
     buffer_size: int = (
         1_000_000  # transitions in the replay memory; replay.npz holds it, 190 bytes each on HalfCheetah-v4
@@ -84,10 +85,11 @@ class SAC:
 class Preference:
     fusion: Literal["poe", "linear", "none"] = "poe"  # pi_f: the experts' product, their average, or pi_theta alone
     lambda_pref: float = 1.0  # lambda, the weight of the preference in the fusion
-    beta1: float = 0.2  # beta_1, the weight of the advantages in L_pref; the literature uses 0.1 to 0.4
-    alpha: float = 0.2  # alpha, the weight of the preference's entropy in L_pref; 0.1 to 0.4
-    w_pref: float = 0.05  # weight of L_pref in the actor's loss; 0.005 to 0.2
-    w_cons: float = 0.1  # weight of L_cons, the KL from the fused policy to the preference; 0.02 to 0.2
+    beta1: float = 0.2  # beta_1, the weight of the advantages in L_pref
+    alpha: float = 0.2  # alpha, the weight of the preference's entropy in L_pref
+    w_pref: float = 0.05  # weight of L_pref in the actor's loss
+    w_cons: float = 0.1  # weight of L_cons, the KL from the fused policy to the preference
+    pref_actions: Literal["replayed", "own"] = "replayed"  # actions that L_pref weighs: replayed ones, or pi_f's of now
 
 
 @dataclass
@@ -109,7 +111,7 @@ class Args(Logging, Preference, SAC, Run):
 
     @property
     def batch_size(self) -> int:
-        return self.num_steps
+        return self.num_envs * self.num_steps
 
     @property
     def num_iterations(self) -> int:
@@ -154,7 +156,7 @@ def fuse(main: Gaussian, pref: Gaussian, args: Args) -> Gaussian:
 
 
 def remember(function: Callable) -> Callable:
-    """Keep the last result for numpy arrays: acting fuses the same stds at every step, a tenth of training if anew."""
+    """Keep the last result for numpy arrays: stds change once an iteration, anew at every step cost 6 % of a run."""
     last = [None] * 4
 
     def call(main_std, pref_std, args):
@@ -239,12 +241,12 @@ def log_prob_squashed(policy: Gaussian, u: torch.Tensor) -> torch.Tensor:
 
 
 def preference_loss(pref, action: torch.Tensor, A_norm: torch.Tensor, beta1: float, alpha: float) -> torch.Tensor:
-    """L_pref = -beta_1 E[A_norm log pi_p(a|s)] - alpha E[H(pi_p)].
+    """L_pref = -beta_1 E[A_norm log pi_p(a|s)] - alpha E[H(pi_p)], action before the tanh.
 
-    Theorem 1: where the actions are drawn from pi_p itself, the fixed point is the Boltzmann
-    distribution ~ exp(beta_1 A / alpha). Here pi_f draws them, so that holds only approximately.
-    A_norm has mean 0, so a Gaussian's L_pref is linear in mu_p: L_cons ties pi_p to pi_f, and only the
-    clipped surrogate holds both, up to an end. With a large beta_1 w_pref (0.2, say) they tear loose.
+    d/dlog s_p is -alpha - beta_1 E[A_norm z^2], z = (u - mu_p) / s_p, so that with L_cons s_p rests where
+    s_f^2 / s_p^2 = 1 - (alpha + beta_1 E[A_norm z^2]) w_pref / w_cons, and nowhere if that is above 1: replayed
+    actions far from mu_p and of low advantage narrow pi_p, which puts them farther off. On its own actions a
+    softmax of Q, which SAC's policy is to be, has E[A_norm z^2] = -sqrt(2 / action_dim), and pi_p a resting place.
     """
     return -beta1 * (A_norm * pref.log_prob(action)).mean() - alpha * pref.entropy().mean()
 
@@ -254,13 +256,13 @@ def total_loss(
 ) -> Losses:
     """The losses of critics, temperature and actor; each reaches its own weights alone.
 
-    critics:      E[(Q(s, a) - y)^2] of both, y = r + gamma (1 - terminated) (min Q'(s', a') - temperature log pi_f(a'|s'))
+    critics:      E[(Q(s, a) - y)^2] of both, y = r + gamma (1 - terminated) (min Q'(s', a') - temperature log pi_f)
     temperature:  -temperature (E[log pi_f] - action_dim), so that pi_f keeps an entropy of -action_dim nats
     actor:        E[temperature log pi_f - min Q(s, a_f)] + w_pref L_pref + w_cons L_cons, L_cons = E[KL(pi_f || pi_p)]
 
-    L_pref weighs replayed actions by A(s, a) = min Q(s, a) - V(s), V(s) the mean of min Q(s, a_f). It and L_cons take
+    L_pref weighs actions by A(s, a) = min Q(s, a) - V(s), V(s) the mean of min Q(s, a_f). It and L_cons take
     the Gaussians before the tanh: densities at u and at a differ by a factor that no weight changes, and KL does not.
-    `frozen` has the agent's weights without gradient, `target` the target critics Q'; noise is (1 + num_actions, batch,
+    `frozen` has the agent's weights without gradient, `target` the target critics Q'; noise is (2 + num_actions, batch,
     action_dim).
     """
     with torch.no_grad():
@@ -274,15 +276,19 @@ def total_loss(
 
     main, pref = agent.actor(batch.obs)
     fused = fuse(main, pref, args)
-    u = fused.mean + fused.std * noise[1:]  # (num_actions, batch, action_dim)
+    u = fused.mean + fused.std * noise[2:]  # (num_actions, batch, action_dim)
     obs = batch.obs.expand(len(u), -1, -1).flatten(0, 1)
     q_fused = frozen.critics(obs, torch.tanh(u).flatten(0, 1)).amin(0).view(u.shape[:-1])
     log_prob = log_prob_squashed(fused, u)
     actor_loss = (frozen.temperature * log_prob - q_fused).mean()
     temperature_loss = -(agent.temperature * (log_prob.detach() - u.shape[-1])).mean()
 
-    A_norm = normalized((q.amin(0) - q_fused.mean(0)).detach())
-    pref_loss = preference_loss(pref, batch.u, A_norm, args.beta1, args.alpha)
+    weighed, q_weighed = batch.u, q.amin(0)
+    if args.pref_actions == "own":
+        weighed = (fused.mean + fused.std * noise[1]).detach()
+        q_weighed = frozen.critics(batch.obs, torch.tanh(weighed)).amin(0)
+    A_norm = normalized((q_weighed - q_fused.mean(0)).detach())
+    pref_loss = preference_loss(pref, weighed, A_norm, args.beta1, args.alpha)
     cons_loss = fused.kl(pref).mean()
     loss = critic_loss + temperature_loss + actor_loss + args.w_pref * pref_loss + args.w_cons * cons_loss
     parts = critic_loss, actor_loss, pref_loss, cons_loss
@@ -295,13 +301,13 @@ def main(args: Args) -> int:
     if args.evaluate:
         return evaluate_only(learner, args)
     agent, params, target, adam, replay, rng = learner
-    env, log, step = VecEnv(args.env_id, 1), Log(learner, progress, args), make_step(agent, args)
-    obs = first_obs(env, progress["iteration"], args)
+    envs, log, step = VecEnv(args.env_id, args.num_envs), Log(learner, progress, args), make_step(agent, args)
+    obs = first_obs(envs, progress["iteration"], args)
     for iteration in range(progress["iteration"] + 1, args.num_iterations + 1):
         episodes, total, updates = [], 0.0, 0
         for _ in range(args.num_steps):
-            u = explore(obs, agent, replay, env.single_action_space, rng, args)
-            obs, ended = interact(env, obs, u, replay)
+            u = explore(obs, agent, replay, envs.single_action_space, rng, args)
+            obs, ended = interact(envs, obs, u, replay)
             episodes += ended
             if replay.count > args.learning_starts:
                 total, updates = total + update(step, params, target, adam, replay, rng, args), updates + 1
@@ -311,20 +317,20 @@ def main(args: Args) -> int:
 
 
 def explore(obs: np.ndarray, agent: Agent, replay: Replay, action_space: gym.Space, rng, args: Args) -> np.ndarray:
-    """The action before the tanh, of a uniform one until learning starts, then of pi_f: (1, action_dim)."""
+    """The action before the tanh, of a uniform one until learning starts, then of pi_f: (num_envs, action_dim)."""
     if replay.count < args.learning_starts:
-        return np.arctanh(rng.uniform(-1, 1, (1, *action_space.shape))).astype(np.float32)
-    return numpy_policy(agent, args)(obs, sample_noise(rng, (1,), action_space))
+        return np.arctanh(rng.uniform(-1, 1, (len(obs), *action_space.shape))).astype(np.float32)
+    return numpy_policy(agent, args)(obs, sample_noise(rng, (len(obs),), action_space))
 
 
-def interact(env: VecEnv, obs: np.ndarray, u: np.ndarray, replay: Replay) -> tuple[np.ndarray, list]:
-    """One step into the replay memory: the observation to go on from, and (return, length) if an episode ended.
+def interact(envs: VecEnv, obs: np.ndarray, u: np.ndarray, replay: Replay) -> tuple[np.ndarray, list]:
+    """One step into the replay memory: the observations to go on from, (return, length) of each episode that ended.
 
     A time limit is no termination: the value of the episode's own last observation is bootstrapped.
     """
-    next_obs, reward, terminated, _, info = env.step(to_action(u, env.single_action_space))
-    following = info["final_obs"].get(0, next_obs[0])
-    replay.add(obs[0], u[0], reward[0], following, terminated[0])
+    next_obs, reward, terminated, _, info = envs.step(to_action(u, envs.single_action_space))
+    for i in range(len(obs)):
+        replay.add(obs[i], u[i], reward[i], info["final_obs"].get(i, next_obs[i]), terminated[i])
     return next_obs.astype(np.float32), info["episodes"]
 
 
@@ -357,12 +363,12 @@ class Replay:
 def update(step: Callable, params: torch.Tensor, target: torch.Tensor, adam: Adam, replay: Replay, rng, args: Args):
     """One step on a minibatch; returns its losses, (len(Losses),)."""
     batch = replay.sample(rng, args.minibatch_size, params.device)
-    noise = torch.randn((1 + args.num_actions, *batch.u.shape), device=params.device)
+    noise = torch.randn((2 + args.num_actions, *batch.u.shape), device=params.device)
     return step(params, target, adam, batch, noise)
 
 
 # ======================================================================================================================
-# Below here nothing changes what is learned: how it is fast, what the environments need, and what a user needs.
+# Below here are standard parts (Adam, the network in numpy), how they are fast, and what a user needs.
 # ======================================================================================================================
 
 # All that training changes; `params` is the agent's weights as one vector, `target` the target critics' as another.
@@ -545,8 +551,8 @@ class VecEnv(gym.vector.SyncVectorEnv):
 
 
 def first_obs(envs: VecEnv, iteration: int, args: Args) -> np.ndarray:
-    """Of environments seeded anew after that many iterations: (1, obs_dim)."""
-    seeds = np.random.SeedSequence((args.seed, iteration)).generate_state(1) // 4  # evaluation's: >= 2**30
+    """Of environments seeded anew after that many iterations: (num_envs, obs_dim)."""
+    seeds = np.random.SeedSequence((args.seed, iteration)).generate_state(args.num_envs) // 4  # evaluation's: >= 2**30
     return envs.reset(seed=seeds.tolist())[0].astype(np.float32)
 
 
@@ -580,7 +586,10 @@ def diagnose(agent: Agent, replay: Replay, rng, args: Args) -> dict[str, float]:
 def failure_signatures(row: dict[str, float], action_space: gym.Space) -> list[str]:
     """The known failures of the preference that show in a row of metrics.csv, each with the flag to turn."""
     signatures = {
-        "the preference's sigma is at its lower bound (e^-5): raise --alpha": row["sigma_pref"] < 0.01,
+        "the preference's sigma is at its lower bound (e^-5): try --pref-actions own, or lower --beta1": row[
+            "sigma_pref"
+        ]
+        < 0.01,
         "the preference's sigma is at its upper bound (e^2): lower --alpha or raise --w-cons": row["sigma_pref"] > 7,
     }
     return [advice for advice, present in signatures.items() if present]
@@ -952,8 +961,8 @@ def check_args(args: Args) -> None:
         low, high = LIMITS.get(name, (0, 1e6) if type(value) is float else (1, 2**53))
         if type(value) in (int, float) and not low <= value <= high:
             fail(f"--{name.replace('_', '-')} {value}: give a number from {low:g} to {high:g}")
-    if args.total_timesteps < args.num_steps:
-        fail(f"--total-timesteps {args.total_timesteps}: give at least --num-steps {args.num_steps}")
+    if args.total_timesteps < args.batch_size:
+        fail(f"--total-timesteps {args.total_timesteps}: give at least num_envs * num_steps = {args.batch_size}")
     if args.run_name and (Path(args.run_name).name != args.run_name or args.run_name == ".."):
         fail(f"--run-name {args.run_name}: give the name of one folder inside runs/")
     if args.track and not find_spec("wandb"):
