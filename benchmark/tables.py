@@ -140,6 +140,7 @@ def sweeps(variants: set[str]) -> dict[str, list[str]]:
         "entropy-bonus": BONUS,
         "lambda-schedule": SCHEDULES,
         "multimodal": ("prefpoe", "prefpoe-modes-1", "prefpoe-modes-4"),
+        "sac": ("sac", "prefpoe-sac", "prefpoe-sac-own"),
     }
     members["other"] = sorted(variants.difference(*members.values()))
     found, seen = {}, set()

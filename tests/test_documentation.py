@@ -29,7 +29,7 @@ FILES = [name for name in FILES if (ROOT / name).is_file()]
 PAGES = [name for name in FILES if name.endswith(".md")]
 BONUS = "ppo-matched-ent-coef-0.01"
 GUIDE, PAPER = "benchmark/README.md", "benchmark/results/README.md"
-MULTIMODAL = "open_questions.prefpoe_multimodal"
+QUESTIONS = "open_questions.prefpoe_multimodal", "open_questions.prefpoe_sac"
 SWEEPS = {path.name for path in (ROOT / "benchmark").glob("*.sh") if "\nrun_sweep " in path.read_text()}
 
 
@@ -124,7 +124,7 @@ def test_every_command_is_one(variables, words, capsys):
 
 
 def test_every_flag_in_the_prose_is_one():
-    modules = [importlib.import_module(name) for name in (*SCRIPTS, "report", "plot", "speed", MULTIMODAL)]
+    modules = [importlib.import_module(name) for name in (*SCRIPTS, "report", "plot", "speed", *QUESTIONS)]
     names = {name.replace("_", "-") for module in modules for name in vars(module.Args()) if name[0] != "_"}
     known = {f"--{no}{name}" for name in names for no in ("", "no-")} | {"--help", "--list"}
     found = {(name, span.split()[0]) for name in PAGES for span in spans(name) if span.startswith("--") and span[2:]}

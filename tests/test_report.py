@@ -216,7 +216,9 @@ def test_every_variant_has_its_place():
     ladder.insert(7, "ppo-cleanrl-logstd-squash-shared")
     bonus = ["ppo-matched", "ppo-matched-ent-coef-0.01", "ppo-matched-ent-coef-0.01-anneal", *main[3:]]
     schedule = ["prefpoe", "prefpoe-lambda-falling", "prefpoe-lambda-rising", "prefpoe-lambda-guided"]
-    found = tables.sweeps({*main, *ladder, *noise, *varied, *fusion, *bonus, *schedule, "prefpoe-modes-4", "mine"})
+    found = tables.sweeps(
+        {*main, *ladder, *noise, *varied, *fusion, *bonus, *schedule, "prefpoe-modes-4", "sac", "mine"}
+    )
     assert found.pop("reproduce") == main
     assert found.pop("attribution") == [*ladder, "ppo-matched", "prefpoe"]
     assert found.pop("fusion") == fusion
@@ -225,6 +227,7 @@ def test_every_variant_has_its_place():
     assert found.pop("entropy-bonus") == bonus
     assert found.pop("lambda-schedule") == schedule
     assert found.pop("multimodal") == ["prefpoe", "prefpoe-modes-4"]
+    assert found.pop("sac") == ["sac"]
     assert found == {"other": ["mine"]}
     assert list(tables.sweeps({"ppo", "prefpoe"})) == ["reproduce"]
     assert list(tables.sweeps({*main, bonus[1]})) == ["reproduce", "sensitivity"]

@@ -253,7 +253,7 @@ def test_prefpoe_names_the_script_for_a_tasks_kind_of_actions():
     """As the environments say, for every task of the sweeps and one with a name alike."""
     sys.path.insert(0, str(ROOT / "open_questions"))
     importlib.import_module("prefpoe_multimodal")  # registers MultiGoal-v0
-    tasks = {run.split("__")[0].removeprefix("long-") for name in SWEEPS for run in listed(name)}
+    tasks = {run.split("__")[0].removeprefix("long-").removeprefix("sac-") for name in SWEEPS for run in listed(name)}
     assert "BipedalWalker-v3" in tasks
     for task in [*tasks, "LunarLanderContinuous-v3"]:
         space = gym.make(task).action_space
@@ -276,7 +276,7 @@ def test_sweeps_mean_the_same_by_a_name_and_their_headers_count_their_runs():
         for run, argv in runs.items():
             assert words.setdefault(run, argv) == argv
         header = (ROOT / f"benchmark/{name}.sh").read_text().split("# shellcheck")[0].replace("\n#", "")
-        assert re.search(rf"\b{len(runs)} runs of ([12]M|60,000 to 1M)\s+steps", header), (name, len(runs))
+        assert re.search(rf"\b{len(runs)} runs of ([12]M|60,000 to 1M|300,000)\s+steps", header), (name, len(runs))
 
 
 @pytest.mark.parametrize(
@@ -292,6 +292,7 @@ def test_sweeps_mean_the_same_by_a_name_and_their_headers_count_their_runs():
         ("guidance", "Walker2d-v4", ["prefpoe", *(f"prefpoe-beta1-{x}" for x in (0, 1, 2, 4))], 5),
         ("multimodal", "MultiGoal-v0", ["prefpoe-modes-1", "prefpoe-modes-4"], 10),
         ("multimodal", "Ant-v4", ["prefpoe", "prefpoe-modes-4"], 5),
+        ("sac", "sac-HalfCheetah-v4", ["sac", "prefpoe-sac", "prefpoe-sac-own"], 5),
         (
             "schedule",
             "LunarLander-v3",

@@ -1,0 +1,285 @@
+"""open_questions/prefpoe_sac.py: its losses and steps against torch's own, its replay memory, and runs that go on."""
+
+import collections
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.distributions as D
+import torch.nn.functional as F
+from conftest import ROOT, command, environment, evaluation_line, read_metrics
+
+sys.path.insert(0, str(ROOT / "open_questions"))
+sac = importlib.import_module("prefpoe_sac")
+
+SCRIPT = "open_questions/prefpoe_sac"
+OBS_DIM, ACTION_DIM, BATCH = 5, 3, 16
+FEW = ("--env-id", "Pendulum-v1", "--total-timesteps", 1200, "--num-steps", 200, "--learning-starts", 200)
+FEW = (*FEW, "--eval-every", 0, "--eval-episodes", 2, "--minibatch-size", 8, "--no-compile")
+VARIANTS = {
+    "product": dict(),
+    "own": dict(pref_actions="own", lambda_pref=0.7),
+    "average": dict(fusion="linear", num_actions=3),
+    "sac": dict(fusion="none", w_pref=0.0, w_cons=0.0),
+}
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def make(**changes):
+    """Arguments, an agent, target critics other than its critics, and a batch with noise."""
+    args = sac.Args(**dict(compile=False) | changes)
+    agent, target = sac.Agent(OBS_DIM, ACTION_DIM), sac.Critics(OBS_DIM, ACTION_DIM)
+    with torch.no_grad():
+        agent.log_temperature.fill_(-0.7)
+    x = (torch.randn(BATCH, OBS_DIM), torch.randn(BATCH, ACTION_DIM), torch.randn(BATCH), torch.randn(BATCH, OBS_DIM))
+    batch = sac.Batch(*x, (torch.rand(BATCH) < 0.3).double())
+    return args, agent, target, batch, torch.randn(2 + args.num_actions, BATCH, ACTION_DIM)
+
+
+def q_of(critics, obs, action):
+    """Q of each critic by torch's functions, one network at a time."""
+    values = []
+    for i in range(2):
+        x = torch.cat([obs, action], -1)
+        for layer in range(3):
+            W, b = getattr(critics, f"W{layer}")[i], getattr(critics, f"b{layer}")[i, 0]
+            x = F.linear(x, W.T, b)
+            x = F.relu(x) if layer < 2 else x
+        values.append(x.squeeze(-1))
+    return torch.stack(values)
+
+
+def squashed(policy):
+    base = D.Independent(D.Normal(*policy), 1)
+    return D.TransformedDistribution(base, D.TanhTransform(cache_size=1))
+
+
+def reference(args, agent, target, batch, noise):
+    """The same losses from torch.distributions and separate networks: of the critics, the actor and the temperature."""
+    temperature = agent.log_temperature.exp()
+    policy = squashed(fused := sac.fuse(*agent.actor(batch.next_obs), args))
+    action = torch.tanh(fused.mean + fused.std * noise[0])
+    value = q_of(target, batch.next_obs, action).min(0).values - temperature * policy.log_prob(action)
+    y = (batch.reward + args.gamma * (1 - batch.terminated) * value).detach()
+    q = q_of(agent.critics, batch.obs, torch.tanh(batch.u))
+    critic_loss = F.mse_loss(q[0], y) + F.mse_loss(q[1], y)
+
+    main, pref = agent.actor(batch.obs)
+    fused = sac.fuse(main, pref, args)
+    q_own, log_prob = [], []
+    for x in noise[2:]:
+        action = torch.tanh(fused.mean + fused.std * x)
+        q_own.append(q_of(agent.critics, batch.obs, action).min(0).values)
+        log_prob.append(squashed(fused).log_prob(action))
+    q_own, log_prob = torch.stack(q_own), torch.stack(log_prob)
+    u, q_weighed = batch.u, q.min(0).values
+    if args.pref_actions == "own":
+        u = (fused.mean + fused.std * noise[1]).detach()
+        q_weighed = q_of(agent.critics, batch.obs, torch.tanh(u)).min(0).values
+    advantage = (q_weighed - q_own.mean(0)).detach()
+    A_norm = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    expert = D.Independent(D.Normal(*pref), 1)
+    pref_loss = -args.beta1 * (A_norm * expert.log_prob(u)).mean() - args.alpha * expert.entropy().mean()
+    cons_loss = D.kl_divergence(D.Independent(D.Normal(*fused), 1), expert).mean()
+    actor_loss = (temperature.detach() * log_prob - q_own).mean()
+    temperature_loss = -(temperature * (log_prob.detach() - ACTION_DIM)).mean()
+    return critic_loss, actor_loss + args.w_pref * pref_loss + args.w_cons * cons_loss, temperature_loss
+
+
+def step_of(args, agent, target):
+    params = torch.nn.utils.parameters_to_vector(agent.parameters()).detach()
+    flat = torch.nn.utils.parameters_to_vector(target.parameters()).detach()
+    adam = sac.Adam(torch.zeros_like(params), torch.zeros_like(params), torch.zeros(1))
+    return sac.make_step(agent, args), params, flat, adam
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_steps_are_those_of_autograd_and_three_optimizers(changes):
+    """Each loss reaches its own weights alone; the target critics follow."""
+    args, agent, target, batch, noise = make(**changes)
+    step, params, flat, adam = step_of(args, agent, target)
+    groups = [agent.critics, agent.actor], [agent.log_temperature]
+    parts = [[*groups[0][0].parameters()], [*groups[0][1].parameters()], groups[1]]
+    rates = args.q_lr, args.learning_rate, args.q_lr
+    optimizers = [torch.optim.Adam(part, lr=rate) for part, rate in zip(parts, rates, strict=True)]
+    for _ in range(3):
+        losses = sac.Losses(*step(params, flat, adam, batch, noise))
+        expected = reference(args, agent, target, batch, noise)
+        assert losses.critic_loss.item() == pytest.approx(expected[0].item())
+        assert losses.loss.item() == pytest.approx(sum(expected).item())
+        gradients = [
+            torch.autograd.grad(x, part, retain_graph=True, allow_unused=True)
+            for x, part in zip(expected, parts, strict=True)
+        ]
+        for optimizer, part, gradient in zip(optimizers, parts, gradients, strict=True):
+            for x, g in zip(part, gradient, strict=True):
+                x.grad = torch.zeros_like(x) if g is None else g
+            optimizer.step()
+        with torch.no_grad():
+            for x, new in zip(target.parameters(), agent.critics.parameters(), strict=True):
+                x += args.tau * (new - x)
+        assert torch.allclose(params, torch.nn.utils.parameters_to_vector(agent.parameters()), atol=1e-9)
+        assert torch.allclose(flat, torch.nn.utils.parameters_to_vector(target.parameters()), atol=1e-12)
+
+
+def test_without_a_preference_it_is_sac_and_the_preference_stays_as_it_was():
+    args, agent, target, batch, noise = make(**VARIANTS["sac"])
+    step, params, flat, adam = step_of(args, agent, target)
+    torch.nn.utils.vector_to_parameters(params, agent.parameters())
+    before = (
+        [x.clone() for x in agent.actor.preference.parameters()],
+        [x.clone() for x in agent.actor.actor.parameters()],
+    )
+    step(params, flat, adam, batch, noise)
+    assert all(map(torch.equal, before[0], agent.actor.preference.parameters()))
+    assert not any(map(torch.equal, before[1], agent.actor.actor.parameters()))
+
+
+def test_the_squashed_density_is_torchs_and_finite_far_out():
+    policy = sac.Gaussian(torch.randn(8, 2), torch.rand(8, 2) + 0.1)
+    u = policy.mean + policy.std * torch.randn(8, 2)
+    assert torch.allclose(sac.log_prob_squashed(policy, u), squashed(policy).log_prob(torch.tanh(u)))
+    assert sac.log_prob_squashed(policy, u + 100).isfinite().all()
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_numpy_policy_is_the_policy_in_torch(changes):
+    args, agent, *_ = make(**changes)
+    obs, noise = torch.randn(7, OBS_DIM), torch.randn(7, ACTION_DIM)
+    fused = sac.fuse(*agent.actor(obs), args)
+    ours = sac.numpy_policy(agent, args)(obs.numpy(), noise.numpy())
+    assert np.allclose(ours, (fused.mean + fused.std * noise).detach(), atol=1e-12)
+
+
+@pytest.mark.parametrize("action_dim", [1, 2, 6])
+def test_an_advantage_that_is_the_log_density_weighs_z2_by_the_formula(action_dim):
+    """A softmax of Q has A = temperature (log pi + H): E[A_norm z^2] = -sqrt(2 / action_dim), by quadrature."""
+    x, w = np.polynomial.hermite_e.hermegauss(20)
+    w = w / w.sum()
+    second, fourth = (w * x**2).sum(), (w * x**4).sum()
+    # A = -(sum_d z_d^2 - action_dim) / 2, of variance action_dim (E z^4 - 1) / 4
+    std = np.sqrt(action_dim * (fourth - second**2) / 4)
+    assert -(fourth - second**2) / 2 / std == pytest.approx(-np.sqrt(2 / action_dim))
+    z = torch.randn(400_000, action_dim)
+    A_norm = sac.normalized(D.Normal(0.0, 1.0).log_prob(z).sum(-1))
+    assert (A_norm[:, None] * z**2).mean().item() == pytest.approx(-np.sqrt(2 / action_dim), abs=0.02)
+
+
+def test_the_memory_holds_the_last_transitions_and_gives_each_as_often():
+    rng, replay = np.random.default_rng(0), sac.Replay(10, 2, 1)
+    truth = collections.deque(maxlen=10)
+    for i in range(23):
+        replay.add(np.full(2, i), np.full(1, i), i, np.full(2, i + 0.5), i % 2)
+        truth.append(i)
+        batch = replay.sample(rng, 400, torch.device("cpu"))
+        assert {*batch.reward.tolist()} == {*truth} if i > 1 else {*batch.reward.tolist()} <= {*truth}
+    batch = replay.sample(rng, 20_000, torch.device("cpu"))
+    assert torch.equal(batch.obs[:, 0], batch.reward)
+    assert torch.equal(batch.next_obs[:, 0], batch.reward + 0.5)
+    assert torch.equal(batch.terminated, batch.reward % 2)
+    counts = np.bincount(batch.reward.int())[13:]
+    assert (np.abs(counts - 2000) < 5 * np.sqrt(2000)).all()
+
+
+def test_a_time_limit_is_no_termination_and_what_follows_is_the_episodes_own():
+    """Pendulum never terminates; its 200th step is followed by its own last observation, not the next one's first."""
+    env, replay = sac.VecEnv("Pendulum-v1", 1), sac.Replay(500, 3, 1)
+    obs = sac.first_obs(env, 0, sac.Args(env_id="Pendulum-v1"))
+    ended = []
+    for _ in range(401):
+        obs, episodes = sac.interact(env, obs, np.zeros((1, 1), np.float32), replay)
+        ended += episodes
+    x = replay.columns
+    assert [length for _, length in ended] == [200, 200]
+    assert not x.terminated.any()
+    assert np.array_equal(x.next_obs[:199], x.obs[1:200])
+    assert not np.allclose(x.next_obs[199], x.obs[200])
+    cosine, sine, speed = x.obs[199]
+    faster = np.clip(speed + 15 * sine * 0.05, -8, 8)  # gymnasium's pendulum without torque
+    assert x.next_obs[199][2] == pytest.approx(faster, abs=1e-5)
+    assert cosine**2 + sine**2 == pytest.approx(1, abs=1e-5)
+
+
+def test_actions_fill_the_environments_range():
+    space = sac.make_env("Pendulum-v1").action_space
+    u = np.array([[-20.0], [0.0], [0.5], [20.0]], np.float32)
+    assert np.allclose(sac.to_action(u, space)[:, 0], [-2, 0, 2 * np.tanh(0.5), 2])
+
+
+@pytest.mark.skipif(not (sac.Path("/usr/bin/g++").exists() or sac.Path("/usr/bin/clang++").exists()), reason="compiles")
+def test_the_compiled_step_is_the_eager_one():
+    torch.set_default_dtype(torch.float32)
+    results = []
+    for compile_it in (False, True):
+        torch.manual_seed(0)
+        args, agent, target, batch, noise = make(compile=compile_it)
+        batch = sac.Batch(*(x.float() for x in batch))
+        step, params, flat, adam = step_of(args, agent, target)
+        adam = adam._replace(t=torch.zeros(1, dtype=torch.float64))
+        for _ in range(5):
+            losses = step(params, flat, adam, batch, noise)
+        results.append((params, flat, losses))
+    for eager, fast in zip(*results, strict=True):
+        assert torch.allclose(eager, fast, rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_that_was_stopped_goes_on_with_its_memory(run, tmp_path):
+    done = run(SCRIPT, *FEW, "--run-name", "whole")
+    assert done.returncode == 0, done.stderr
+    whole = read_metrics(tmp_path / "runs/whole")
+    assert [row["global_step"] for row in whole] == [str(200 * i) for i in range(1, 7)]
+
+    words = command(SCRIPT, *FEW, "--run-name", "x")
+    process = subprocess.Popen(words, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    metrics = tmp_path / "runs/x/metrics.csv"
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < 3:
+        time.sleep(0.05)
+        assert process.poll() is None, process.stdout.read()
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    rows = read_metrics(tmp_path / "runs/x")
+    assert 2 <= len(rows) < 6
+    saved = np.load(tmp_path / "runs/x/replay.npz")
+    assert len(saved["reward"]) == 200 * len(rows)
+    os.rename(tmp_path / "runs/x", tmp_path / "runs/moved")
+    done = run(SCRIPT, "--resume", "runs/moved")
+    assert done.returncode == 0, done.stderr
+    assert evaluation_line(done.stdout)
+    resumed = read_metrics(tmp_path / "runs/moved")
+    columns = [name for name in whole[0] if name not in ("SPS", "seconds")]
+    for i in range(len(rows)):  # the same run up to where it was stopped
+        assert [resumed[i][name] for name in columns] == [whole[i][name] for name in columns]
+    assert len(resumed) == 6
+    again = np.load(tmp_path / "runs/moved/replay.npz")
+    assert len(again["reward"]) == 1200
+    assert np.array_equal(again["obs"][: len(saved["obs"])], saved["obs"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--env-id", "CartPole-v1"), "Box"),
+        (("--total-timesteps", 100), "num_steps"),
+        (("--evaluate", "nowhere"), "nowhere"),
+        (("--tau", 2), "--tau"),
+    ],
+)
+def test_a_mistake_is_one_line(words, said, run, tmp_path):
+    done = run(SCRIPT, *words)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert said in done.stderr
+    assert not (tmp_path / "runs").exists()
