@@ -504,7 +504,7 @@ def test_evaluations_are_on_the_same_episodes_whatever_the_seed(script, trained,
         assert call(script, "--evaluate", trained[script.__name__], "--eval-episodes", 2, "--seed", seed) == 0
         lines.add(evaluation_line(capsys.readouterr().out))
     assert len(lines) == 1
-    assert "evaluations are always on the same episodes" in inspect.getsource(script.Run)
+    assert "evaluations always start alike" in inspect.getsource(script.Run)
 
 
 def test_the_last_lines_are_commands_that_work(script, capsys):
