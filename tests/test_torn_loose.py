@@ -1,0 +1,37 @@
+"""benchmark/torn_loose.py measures what it says, on a run of two iterations."""
+
+import importlib
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, environment
+
+sys.path.insert(0, str(ROOT / "benchmark"))
+torn_loose = importlib.import_module("torn_loose")
+
+
+def test_a_z2_is_the_mean_over_batch_and_dimensions(continuous):
+    torch.manual_seed(0)
+    action, A_norm = torch.randn(50, 3), torch.randn(50)
+    pref = continuous.Gaussian(torch.randn(50, 3), torch.rand(50, 3) + 0.1)
+    batch = continuous.Batch(None, action, *[None] * 4, A_norm)
+    z = (action.numpy() - pref.mean.numpy()) / pref.std.numpy()
+    expected = np.mean([A_norm[i].item() * z[i, j] ** 2 for i in range(50) for j in range(3)])
+    assert torn_loose.A_z2(lambda obs: (None, pref, None), batch) == pytest.approx(expected, rel=1e-5)
+
+
+def test_two_iterations_are_measured_and_a_second_run_is_not_refused(tmp_path):
+    path = tmp_path / "x.csv"
+    words = ["--env-id", "Pendulum-v1", "--total-timesteps", "4096", "--w-cons", "0.1", "--results", path]
+    for _ in range(2):
+        command = [sys.executable, ROOT / "benchmark/torn_loose.py", *map(str, words)]
+        subprocess.run(command, cwd=tmp_path, env=environment(TORCH_COMPILE_DISABLE="1"), check=True)
+    rows = pd.read_csv(path)
+    assert rows["global_step"].tolist() == [2048, 4096]
+    assert (rows["w_cons"] == 0.1).all()
+    assert (rows["A_z2_before"] != rows["A_z2_after"]).all()
+    assert path.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
