@@ -308,6 +308,8 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
         f"On Ant-v4 log σ brings {added(ANT, 'log σ = −1 at the start')}",
         f"less `prefpoe` it is {difference(CHEETAH, 'ppo-logstd', 'prefpoe')}",
         f"the ratio of `prefpoe` is {at_the_end('prefpoe', 'trace_fused', 'trace_pref', task=LANDER)}",
+        f"falls to 0 too is {difference(CHEETAH, 'prefpoe-anneal', f'{BONUS}-anneal')} in evaluation",
+        f"and {difference(CHEETAH, 'prefpoe-anneal', f'{BONUS}-anneal', training)} in training return. On LunarLander",
         f"`prefpoe` less the bonus is {difference(LANDER, 'prefpoe', BONUS)} in evaluation",
         f"and {difference(LANDER, 'prefpoe', BONUS, training)} in training return.",
         f"`prefpoe-anneal` is {difference(LANDER, 'prefpoe-anneal', f'{BONUS}-anneal')} there in evaluation",
