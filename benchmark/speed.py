@@ -3,6 +3,8 @@
     python benchmark/speed.py                                       # every script and task, about 12 minutes
     python benchmark/speed.py --cells prefpoe_continuous:Ant-v4 --steps 40960
     python benchmark/speed.py --peer cleanrl/ppo_continuous_action.py --peer-python ../cleanrl/.venv/bin/python
+    python benchmark/speed.py --cells prefpoe_sac:HalfCheetah-v4:learning-starts=256 --steps 4000 \
+        --peer cleanrl/sac_continuous_action.py --peer-steps 4096 --turns 2
 
 Each cell is one process on one thread that trains and, after each iteration, steps the environment alone 1,000 times,
 so that `ratio` compares rates of the same process and the same minute. Rates leave out the first iteration, which
@@ -11,7 +13,7 @@ compile cache; `10k steps` is a whole run of 10,240 steps, likewise. Training ru
 default evaluations. The split comes from a second, timed training in that process; diagnostics are a part of the
 update. Memory is the peak, and what was added after the third iteration. A peer is any script that, as CleanRL's,
 takes --env-id, --seed and --total-timesteps and prints `SPS: <number>`, its own rate; ours beside it is from the end
-of the first iteration.
+of the first iteration. It gets the further flags of the cell too.
 """
 
 import collections
@@ -38,7 +40,9 @@ import numpy as np
 import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ("ppo_baseline", "prefpoe_continuous", "prefpoe_lunarlander")
+NAMES = ("ppo_baseline", "prefpoe_continuous", "prefpoe_lunarlander")
+QUESTIONS = ("open_questions/prefpoe_multimodal", "open_questions/prefpoe_sac")
+SCRIPTS = {Path(name).name: ROOT / f"{name}.py" for name in (*NAMES, *QUESTIONS)}
 WHOLE_RUN = 10_240  # environment steps
 
 
@@ -86,7 +90,7 @@ def check_cell(cell: str, steps: int) -> None:
         gym.spec(task)
     except (gym.error.Error, ImportError) as error:
         fail(f"--cells {cell}: {error}")
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(SCRIPTS[name].parent))
     script, said = importlib.import_module(name), io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
@@ -163,25 +167,29 @@ def timed(script, totals: collections.Counter) -> None:
         wrap(holder, "act", "acting")
         return holder.act
 
-    script.numpy_policy = timed_policy
+    if not hasattr(script, "explore"):  # that of SAC builds its policy anew at each step
+        script.numpy_policy = timed_policy
     for owner, name, part in (
+        (script, "explore", "acting"),
         (script.VecEnv, "step", "environment"),
         (script, "observe", "normalisation"),
         (script, "scale_rewards", "normalisation"),
         (script, "describe", "diagnostics"),
-        *([(script, "compare", "diagnostics")] if hasattr(script, "compare") else []),  # PPO has nothing to compare
+        (script, "compare", "diagnostics"),  # PPO has nothing to compare
+        (script, "diagnose", "diagnostics"),  # of SAC, whose observations and rewards go in as they are
         (script, "make_batch", "update"),
         (script, "update", "update"),
         (script, "evaluate", "evaluation"),
         (script.Log, "write", "logging"),
     ):
-        wrap(owner, name, part)
+        if hasattr(owner, name):
+            wrap(owner, name, part)
 
 
 def measure(cell: str, args: Args) -> dict:
     """All figures of one cell, in this process, which the parent started at SPEED_START."""
     name, task, *flags = cell.split(":")
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(SCRIPTS[name].parent))
     script = importlib.import_module(name)
     written, alone, write, step_alone = [], [], script.Log.write, make_stepper(task)
 
@@ -231,12 +239,12 @@ def run(command: list[str], **options) -> str:
 
 def against_peer(cell: str, args: Args) -> dict:
     """Steps a second of the script and of the peer, in turn, and the ratio pair by pair."""
-    name, task, *_ = cell.split(":")
+    name, task, *more = cell.split(":")
     ours, theirs = [], []
     for turn in range(args.turns):
         with tempfile.TemporaryDirectory() as folder:
-            flags = ["--env-id", task, "--seed", str(turn + 1), "--total-timesteps"]
-            script = [sys.executable, str(ROOT / f"{name}.py"), *flags, str(2 * args.peer_steps), "--run-name", "turn"]
+            flags = [*(f"--{flag}" for flag in more), "--env-id", task, "--seed", str(turn + 1), "--total-timesteps"]
+            script = [sys.executable, str(SCRIPTS[name]), *flags, str(2 * args.peer_steps), "--run-name", "turn"]
             run(script, cwd=folder)
             ours.append(rate(Path(folder) / "runs/turn"))
             output = run([args.peer_python, str(Path(args.peer).resolve()), *flags, str(args.peer_steps)], cwd=folder)
@@ -297,7 +305,7 @@ def main(args: Args) -> None:
             name, task, *flags = cell.split(":")
             flags = ["--env-id", task, "--total-timesteps", str(WHOLE_RUN), *(f"--{flag}" for flag in flags)]
             start = time.perf_counter()
-            run([sys.executable, str(ROOT / f"{name}.py"), *flags], cwd=folder)
+            run([sys.executable, str(SCRIPTS[name]), *flags], cwd=folder)
             row["10k_steps_s"] = round(time.perf_counter() - start)
         del os.environ["TORCHINDUCTOR_CACHE_DIR"]
         if args.peer:

@@ -335,14 +335,21 @@ def test_a_mistake_of_speed_is_one_line_and_exit_code_2(argv, says):
     assert process.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", (*SCRIPTS, "prefpoe_sac"))
 def test_speed_times_every_part_of_an_iteration(script, tmp_path):
     """In a real training of that script, each part that the table has a column for takes time."""
     task = "LunarLander-v3" if script == "prefpoe_lunarlander" else "InvertedPendulum-v4"
-    flags = ["--env-id", task, *FLAGS, "--total-timesteps", "128", "--norm-obs", "--norm-reward"]
+    flags = ["--env-id", task, *FLAGS, "--total-timesteps", "128"]
+    parts = {"acting", "environment", "update", "diagnostics", "evaluation", "logging"}
+    if script == "prefpoe_sac":
+        flags = ["--env-id", task, "--total-timesteps", "512", "--num-steps", "64", "--no-compile", "--eval-every", "4"]
+        flags += ["--learning-starts", "256", "--minibatch-size", "64"]
+    else:
+        flags += ["--norm-obs", "--norm-reward"]
+        parts.add("normalisation")
     program = f"""
 import collections, importlib, sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "benchmark")!r}]
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "benchmark")!r}, {str(ROOT / "open_questions")!r}]
 import speed
 script, totals = importlib.import_module({script!r}), collections.Counter()
 speed.timed(script, totals)
@@ -354,5 +361,4 @@ print({{part for part, seconds in totals.items() if seconds > 0}})
         command, check=False, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
     )
     assert process.returncode == 0, process.stderr
-    parts = {"acting", "environment", "normalisation", "update", "diagnostics", "evaluation", "logging"}
     assert eval(process.stdout.splitlines()[-1]) == parts
