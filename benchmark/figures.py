@@ -20,6 +20,7 @@ from tables import (
     NOISE,
     PAIRS,
     REPRODUCE,
+    SAC,
     SCHEDULES,
     SENSITIVITY,
     Frames,
@@ -29,6 +30,7 @@ from tables import (
     normalised,
     pairs_of,
     repeated,
+    sac_tasks,
     settings,
     sweeps,
 )
@@ -44,6 +46,9 @@ STYLE = {  # colour and marker of a variant; colours differ in lightness too, fo
     "prefpoe-lambda-falling": dict(color="#3b0a14", marker="v"),
     "prefpoe-lambda-rising": dict(color="#e58a76", marker="s"),
     "prefpoe-lambda-guided": dict(color="#6f7f8f", marker="P"),
+    "sac": dict(color="#06264f", marker="o"),
+    "prefpoe-sac": dict(color="#b2182b", marker="D"),
+    "prefpoe-sac-own": dict(color="#f2a32c", marker="^"),
 }
 DASHES = {"ppo-cleanrl": "-.", MATCHED: ":", ENT_COEF: "--", ENT_COEF_ANNEAL: (0, (5, 1, 1, 1, 1, 1))}
 DASHES |= {"prefpoe-lambda-falling": "--", "prefpoe-lambda-rising": "-.", "prefpoe-lambda-guided": ":"}
@@ -58,6 +63,7 @@ OVER_TASKS = {  # figures over tasks, each with a table of that name -> what the
     "profile": "Performance profiles of both returns",
     "entropy-bonus": "Returns and widths of PrefPoE and of the entropy bonuses over training",
     "schedules": "Returns over training under each schedule of λ",
+    "sac": "Returns over training of SAC and of PrefPoE on SAC",
 }
 RETURN, ENTROPY = "return (environment's reward)", "entropy (nats)"
 TRACE = r"tr $\Sigma$ (squared units of the action)"
@@ -281,9 +287,11 @@ def figures_over_training(curves: Frames) -> dict[str, Callable[[], Figure]]:
         quantities = {"eval_return": "evaluation", "episodic_return": "training return", "trace_acting": ACTING_TRACE}
         figures["entropy-bonus"] = partial(draw_over_tasks, shown, [*BONUS], quantities)
     scheduled = {task: curves[task] for task in all_tasks(curves) if {*SCHEDULES[1:]} & {*curves[task]["variant"]}}
+    quantities = {"eval_return": "evaluation", "episodic_return": "training return"}
     if scheduled:
-        quantities = {"eval_return": "evaluation", "episodic_return": "training return"}
         figures["schedules"] = partial(draw_over_tasks, scheduled, [*SCHEDULES], quantities)
+    if of_sac := {task: curves[task] for task in sac_tasks(curves)}:
+        figures["sac"] = partial(draw_over_tasks, of_sac, [*SAC], quantities)
     return figures
 
 

@@ -5,7 +5,8 @@
 
 Each run's acting policy is sampled for 100 episodes, seeded as in the scripts' evaluations. A goal is reached if one of
 them ends there; the entropy (nats) is that of the shares of the goals among the episodes that end at one, from 0 for a
-single goal to log 4 = 1.39. The picture has the paths of the first 20 episodes, a colour a run.
+single goal to log 4 = 1.39. Modes in use, exp of the entropy of the weights, are those of the acting policy at the start,
+and of preference and acting policy averaged over the states visited in the last tenth of training. The picture has the paths of the first 20 episodes, a colour a run.
 """
 
 import importlib
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 import tyro
 from figures import panels
 from matplotlib import colormaps
@@ -31,18 +33,20 @@ script = importlib.import_module("prefpoe_multimodal")
 
 EPISODES, DRAWN = 100, 20
 TITLES = {"prefpoe-modes-1": "a preference of one mode", "prefpoe-modes-4": "of four modes"}
+TITLES |= {f"{variant}-raised": f"{title}, its say raised" for variant, title in TITLES.items()}
 COLUMNS = {  # of multimodal.csv -> name and form in the summary
     "goals": ("goals reached, of 4", "{:.2f}"),
     "goal_entropy": ("entropy over goals (nats)", "{:.2f}"),
     "reached": ("episodes that reach one (%)", "{:.0f}"),
     "return": ("return", "{:.2f}"),
+    "modes_start": ("modes in use at the start", "{:.2f}"),
     "modes_pref": ("modes in use, preference", "{:.2f}"),
     "modes_fused": ("modes in use, acting policy", "{:.2f}"),
     "mode_distance": ("distance between modes", "{:.2f}"),
     "mode_sigma": ("σ of a mode", "{:.2f}"),
     "mode_share": ("ρ", "{:.2f}"),
 }
-MODES = [*COLUMNS][4:]  # columns of metrics.csv, of which the last tenth of training is averaged
+MODES = [*COLUMNS][5:]  # columns of metrics.csv, of which the last tenth of training is averaged
 
 
 @dataclass
@@ -53,11 +57,17 @@ class Args:
     """folder of multimodal.csv and multimodal.png"""
 
 
-def sample_episodes(folder: Path, episodes: int) -> tuple[list[int], list[float], list[np.ndarray]]:
-    """Goal (-1: none), return and path (steps + 1, 2) of each sampled episode of a run."""
+def load(folder: Path) -> tuple:
+    """A run's learner, and its arguments as its last iteration had them."""
     args = script.parse_args(["--evaluate", str(folder)])
     learner, progress = script.make_learner(args)
-    act = script.numpy_policy(learner.agent, script.scheduled(args, progress["iteration"], progress["trust"]))
+    return learner, script.scheduled(args, progress["iteration"], progress["trust"])
+
+
+def sample_episodes(folder: Path, episodes: int) -> tuple[list[int], list[float], list[np.ndarray]]:
+    """Goal (-1: none), return and path (steps + 1, 2) of each sampled episode of a run."""
+    learner, args = load(folder)
+    act = script.numpy_policy(learner.agent, args)
     env, rng, goals, returns, paths = script.make_env(args.env_id), np.random.default_rng(args.seed), [], [], []
     for episode in range(episodes):
         (obs, info), path, episode_return, ended = env.reset(seed=2**30 + episode), [], 0.0, False
@@ -74,6 +84,16 @@ def sample_episodes(folder: Path, episodes: int) -> tuple[list[int], list[float]
     return goals, returns, paths
 
 
+@torch.no_grad()
+def modes_at_the_start(folder: Path) -> float:
+    """exp of the entropy of the acting policy's weights in the middle of the square where episodes start."""
+    learner, args = load(folder)
+    obs = script.observe(np.zeros((1, 2), np.float32), learner.obs_stats, update=False)
+    main, pref, _ = learner.agent(torch.from_numpy(obs).float())
+    log_w = script.fuse(main, pref, args).log_weight
+    return (-(log_w.exp() * log_w).sum()).exp().item()
+
+
 def entropy_of(counts: np.ndarray) -> float:
     """Of the distribution that these counts are, in nats; 0 where all are 0."""
     p = counts[counts > 0] / max(1, counts.sum())
@@ -86,6 +106,7 @@ def measure(folder: Path, variant: str, seed: str) -> tuple[dict[str, object], l
     counts = np.bincount([goal for goal in goals if goal >= 0], minlength=4)
     row = {"variant": variant, "seed": int(seed), "goals": int((counts > 0).sum()), "goal_entropy": entropy_of(counts)}
     row |= {"reached": 100 * counts.sum() / EPISODES, "return": np.mean(returns)}
+    row["modes_start"] = modes_at_the_start(folder)
     with reading(folder / "metrics.csv"):
         metrics = read_metrics(folder, read_config(folder))
     return row | metrics[MODES].tail(max(1, len(metrics) // 10)).mean().to_dict(), paths

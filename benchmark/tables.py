@@ -33,6 +33,8 @@ PAIRS = {  # PrefPoE with the default coefficients: each is compared with those,
     "prefpoe-anneal": (MATCHED, ENT_COEF, ENT_COEF_ANNEAL),
 }
 SCHEDULES = ("prefpoe", *(f"prefpoe-lambda-{kind}" for kind in ("falling", "rising", "guided")))
+MODES = ("prefpoe", "prefpoe-modes-4")
+SAC = ("sac", "prefpoe-sac", "prefpoe-sac-own")
 INGREDIENTS = {
     "bootstrap": "time limits bootstrapped",
     "logstd": "log σ = −1 at the start",
@@ -83,6 +85,8 @@ OVER_TASKS += (
     "advantages",
     "beta1",
     "schedules",
+    "modes",
+    "sac",
 )  # the paper, whose runs may lack yet
 
 # column -> name: of the mean action after training; of the acting policy in training's last tenth
@@ -139,8 +143,11 @@ def sweeps(variants: set[str]) -> dict[str, list[str]]:
         "sensitivity": sorted(sensitivity, key=lambda variant: variant not in REPRODUCE),  # the defaults first
         "entropy-bonus": BONUS,
         "lambda-schedule": SCHEDULES,
-        "multimodal": ("prefpoe", "prefpoe-modes-1", "prefpoe-modes-4"),
-        "sac": ("sac", "prefpoe-sac", "prefpoe-sac-own"),
+        "multimodal": (
+            "prefpoe",
+            *(f"prefpoe-modes-{modes}{raised}" for raised in ("", "-raised") for modes in (1, 4)),
+        ),
+        "sac": SAC,
     }
     members["other"] = sorted(variants.difference(*members.values()))
     found, seen = {}, set()
@@ -156,6 +163,11 @@ def all_tasks(evaluations: Frames) -> list[str]:
     """Those of 1M steps that no prefix sets apart and that have two seeds or more: the paper's, then the others."""
     found = [task for task, x in evaluations.items() if re.fullmatch(r"\w+-v\d+", task) and x["seed"].nunique() > 1]
     return [*(task for task in PAPER if task in found), *sorted({*found}.difference(PAPER))]
+
+
+def sac_tasks(evaluations: Frames) -> list[str]:
+    """Those of SAC, whose runs begin with sac-: the prefix of benchmark/sac.sh."""
+    return [task for task in evaluations if task.startswith("sac-")]
 
 
 def form_of(rows: pd.DataFrame) -> str:
@@ -225,14 +237,8 @@ def evaluation_table(evaluations: Frames) -> str:
     return table(lines)
 
 
-def returns_table(evaluations: Frames, variants: tuple[str, ...], wanted: Iterable[str] = ()) -> str:
-    """Two rows a task, one a measure: what the variants reach.
-
-    Without variants that there are none of, and tasks that have none of those wanted: if none is named, none but those
-    of reproduce.sh.
-    """
-    wanted = {*wanted} or {*variants}.difference(REPRODUCE)
-    tasks = [task for task in all_tasks(evaluations) if wanted & {*evaluations[task]["variant"]}]
+def returns_table(evaluations: Frames, variants: tuple[str, ...], tasks: list[str]) -> str:
+    """Two rows a task, one a measure: what the variants reach, without those that there are none of."""
     shown = [v for v in variants if any(len(scores(evaluations[task], v, "evaluation")) for task in tasks)]
     lines = []
     for task, (m, measure) in itertools.product(tasks, MEASURES.items()):
@@ -240,6 +246,11 @@ def returns_table(evaluations: Frames, variants: tuple[str, ...], wanted: Iterab
         cells = {variant: with_interval(form_of(rows), iqm, scores(rows, variant, m)) for variant in shown}
         lines.append({"task": task, "return": measure} | cells | {"seeds": number_of_seeds(rows, shown)})
     return table(lines) if lines else ""
+
+
+def tasks_with(evaluations: Frames, variants: Iterable[str]) -> list[str]:
+    """Of all tasks, those that have one of the variants."""
+    return [task for task in all_tasks(evaluations) if {*variants} & {*evaluations[task]["variant"]}]
 
 
 def changes_table(evaluations: Frames) -> str:
@@ -434,11 +445,14 @@ def rest_table(evaluations: Frames, curves: Frames) -> str:
 def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
     """Every table by its name: first those over tasks, of README.md and of the paper beside the results; then
     <task>-<sweep>, <task>-effects (of attribution) and <task>-experts."""
-    groups = {"schedules": SCHEDULES, "fusion": FUSION, "advantages": NOISES}
-    tables = {"headline": returns_table(evaluations, COMPARED, COMPARED), "improvement": improvement_table(evaluations)}
+    groups = {"schedules": SCHEDULES, "fusion": FUSION, "advantages": NOISES, "modes": MODES}
+    tasks = {name: tasks_with(evaluations, {*variants}.difference(REPRODUCE)) for name, variants in groups.items()}
+    groups, tasks = groups | {"headline": COMPARED, "sac": SAC}, tasks | {"sac": sac_tasks(evaluations)}
+    tasks["headline"] = tasks_with(evaluations, COMPARED)
+    tables = {name: returns_table(evaluations, variants, tasks[name]) for name, variants in groups.items()}
+    tables["improvement"] = improvement_table(evaluations)
     tables |= {"comparisons": comparisons_table(evaluations), "profile": profile_table(evaluations)}
     tables |= {"entropy-bonus": widths_table(curves), "beta1": guidance_table(evaluations, curves)}
-    tables |= {name: returns_table(evaluations, variants) for name, variants in groups.items()}
     if any(task in evaluations for task in PAPER):
         tables |= {"evaluation": evaluation_table(evaluations), "changes": changes_table(evaluations)}
         tables["rest"] = rest_table({task: evaluations[task] for task in curves if task in evaluations}, curves)

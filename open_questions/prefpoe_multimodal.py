@@ -514,7 +514,6 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
     parameters = {name: x.cpu().numpy().T for name, x in agent.named_parameters()}
     weights = {name: np.array(x, order="C", ndmin=2) for name, x in parameters.items()}  # copies, (in, out)
     W1, b1, W2, b2 = (weights[f"backbone.{name}"] for name in ("0.weight", "0.bias", "2.weight", "2.bias"))
-    heads = ("actor", "preference")
     heads = ("actor_mean", "preference_mean", "preference_logits")
     W_heads, b_heads = (np.hstack([weights[f"{head}.{x}"] for head in heads]) for x in ("weight", "bias"))
     main_std, pref_std = (np.exp(weights[f"{head}_logstd"].T)[None] for head in ("actor", "preference"))
@@ -755,7 +754,8 @@ def compare(main, pref, fused, batch: Batch, action_range: torch.Tensor, args: A
     the product need not be sharper than the preference. guidance is corr(A_norm, log pi_p(a|s)).
     modes_* is exp(entropy of the weights), the number of modes in use, from 1 to K; mode_distance is that between the
     means of two modes of the preference, averaged over the pairs, and mode_sigma their own sigma; mode_share, from 0
-    to 1, is rho = s_k^2 / (s_k^2 + lambda s_theta^2), what the main expert's mean counts in a fused mode.
+    to 1, is rho = s_k^2 / (s_k^2 + lambda s_theta^2), what the main expert's mean counts in a fused mode. These three
+    count every mode alike, whatever its weight.
     """
     trace_main, trace_pref, trace_fused = (policy.std.square().sum(-1) for policy in (main, pref, fused))
     columns = {
@@ -777,9 +777,9 @@ def compare(main, pref, fused, batch: Batch, action_range: torch.Tensor, args: A
 def failure_signatures(row: dict[str, float], action_space: gym.Space) -> list[str]:
     """The known failures of the preference that show in a row of metrics.csv, each with the flag to turn."""
     signatures = {
-        "the preference's entropy is collapsing (mean sigma below 0.05): raise --alpha": row["sigma_pref"] < 0.05,
+        "the preference's entropy is collapsing (mean sigma below 0.05): raise --alpha": row["mode_sigma"] < 0.05,
         "the preference's sigma is at its upper bound (2), so it guides no longer, and it stays there: "
-        "lower --alpha or --w-pref, or raise --w-cons": row["sigma_pref"] > 1.9,
+        "lower --alpha or --w-pref, or raise --w-cons": row["mode_sigma"] > 1.9,
         "the experts' means are over 15 % of the action range apart: raise --w-cons": row["mean_difference"] > 0.15,
         "one update moves the policy too far (approx_kl above 0.2): lower --beta1 or --w-pref": row["approx_kl"] > 0.2,
     }

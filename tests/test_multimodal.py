@@ -391,6 +391,21 @@ def test_of_two_modes_apart_the_better_one_gets_all_but_exp_of_the_gain_over_the
     assert low == pytest.approx(expected, rel=0.05)
 
 
+@pytest.mark.parametrize(("std", "at", "flag"), [(0.01, 0.5, "--alpha"), (1.7, 0.9, None), (1.95, 0.0, "--w-cons")])
+def test_the_warnings_look_at_the_modes_and_not_at_how_far_apart_they_are(std, at, flag):
+    """Two modes of that std at +-at: as a mixture their std is 0.5, 1.92 and 1.95."""
+    modes = multimodal.Gaussian(torch.tensor([[[at], [-at]]]).expand(9, 2, 1), torch.full((9, 2, 1), std))
+    main, pref = (
+        multimodal.Mixture(torch.zeros(9, k), multimodal.Gaussian(*(x[:, :k] for x in modes))) for k in (1, 2)
+    )
+    batch = multimodal.Batch(None, torch.rand(9, 1), *torch.rand(5, 9))
+    fused = multimodal.fuse(main, pref, args := multimodal.Args())
+    row = multimodal.compare(main, pref, fused, batch, torch.tensor(2.0), args)
+    row |= {"sigma_pref": pref.std.mean().item(), "mean_difference": 0.0, "approx_kl": 0.0}
+    advice = multimodal.failure_signatures(row, BOX)
+    assert [flag in x for x in advice] == [True] * bool(flag)
+
+
 # The environment and the program
 
 
@@ -470,7 +485,8 @@ def test_a_runs_episodes_are_those_of_its_policy_and_their_goals_are_where_the_p
     )
     for end, path in zip(ends, paths, strict=True):
         near = np.linalg.norm(path[-1] - multimodal.MultiGoal.GOALS, axis=1) < 0.1
-        assert (np.flatnonzero(near).tolist() or [-1]) == [end] and len(path) == 41 or end >= 0
+        assert (np.flatnonzero(near).tolist() or [-1]) == [end]
+        assert len(path) == 41 or end >= 0
     args = goals.Args((tmp_path / "runs" / name,), tmp_path)
     goals.main(args)
     (row,) = pd.read_csv(tmp_path / "multimodal.csv").to_dict("records")

@@ -47,8 +47,8 @@ MEANT_TO_DIFFER = {
     | {"Run", "compare", "failure_signatures", "fuse", "total_loss"},
     ("prefpoe_continuous", "ppo_baseline"): ACTION_SPACE | PREFERENCE,
     ("prefpoe_lunarlander", "ppo_baseline"): ACTION_SPACE | PREFERENCE | {"Run"},
-    ("prefpoe_continuous", MULTIMODAL): {"Agent", "Preference", "Run", "compare", "fuse", "shares"}
-    | {"make_batch", "make_learner", "numpy_policy", "sample_noise"},
+    ("prefpoe_continuous", MULTIMODAL): {"Agent", "Preference", "Run", "compare", "failure_signatures", "fuse"}
+    | {"shares", "make_batch", "make_learner", "numpy_policy", "sample_noise"},
     ("prefpoe_continuous", SAC): {
         "Agent",
         "Batch",

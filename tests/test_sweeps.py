@@ -290,7 +290,7 @@ def test_sweeps_mean_the_same_by_a_name_and_their_headers_count_their_runs():
         ("breadth", "BipedalWalker-v3", HEADLINE, 5),
         ("length", "long-HalfCheetah-v4", HEADLINE[:4], 5),
         ("guidance", "Walker2d-v4", ["prefpoe", *(f"prefpoe-beta1-{x}" for x in (0, 1, 2, 4))], 5),
-        ("multimodal", "MultiGoal-v0", ["prefpoe-modes-1", "prefpoe-modes-4"], 10),
+        ("multimodal", "MultiGoal-v0", [f"prefpoe-modes-{x}" for x in ("1", "1-raised", "4", "4-raised")], 10),
         ("multimodal", "Ant-v4", ["prefpoe", "prefpoe-modes-4"], 5),
         ("sac", "sac-HalfCheetah-v4", ["sac", "prefpoe-sac", "prefpoe-sac-own"], 5),
         (
