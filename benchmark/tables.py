@@ -228,13 +228,13 @@ def number_of_seeds(rows: pd.DataFrame, variants: Iterable[str]) -> str:
 
 
 def evaluation_table(evaluations: Frames) -> str:
-    """A row a task of the paper: the evaluations of what README.md shows."""
+    """A row a task: the evaluations of what README.md shows."""
     lines = []
-    for task in [task for task in PAPER if task in evaluations]:
+    for task in tasks_with(evaluations, NAMES):
         rows = evaluations[task]
-        cells = {name: with_interval("{:,.0f}", iqm, scores(rows, v, "evaluation")) for v, name in NAMES.items()}
+        cells = {name: with_interval(form_of(rows), iqm, scores(rows, v, "evaluation")) for v, name in NAMES.items()}
         lines.append({"task": task} | cells | {"seeds": number_of_seeds(rows, NAMES)})
-    return table(lines)
+    return table(lines) if lines else ""
 
 
 def returns_table(evaluations: Frames, variants: tuple[str, ...], tasks: list[str]) -> str:
@@ -453,8 +453,9 @@ def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
     tables["improvement"] = improvement_table(evaluations)
     tables |= {"comparisons": comparisons_table(evaluations), "profile": profile_table(evaluations)}
     tables |= {"entropy-bonus": widths_table(curves), "beta1": guidance_table(evaluations, curves)}
+    tables["evaluation"] = evaluation_table(evaluations)
     if any(task in evaluations for task in PAPER):
-        tables |= {"evaluation": evaluation_table(evaluations), "changes": changes_table(evaluations)}
+        tables["changes"] = changes_table(evaluations)
         tables["rest"] = rest_table({task: evaluations[task] for task in curves if task in evaluations}, curves)
     for task, rows in evaluations.items():
         found = sweeps({*rows["variant"]})

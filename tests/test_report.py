@@ -267,7 +267,7 @@ def test_the_sweeps_and_the_tables_name_the_same_variants():
     for prefix, (default, *_) in tables.COEFFICIENTS.items():
         assert len(tables.settings(prefix, names)) >= 2
         assert default in figures.STYLE
-    assert {*figures.STYLE} == {*tables.REPRODUCE, *tables.BONUS, *tables.SCHEDULES}
+    assert {*figures.STYLE} == {*tables.REPRODUCE, *tables.BONUS, *tables.SCHEDULES, *tables.SAC}
 
 
 def cells_of(table):
@@ -500,6 +500,30 @@ def test_schedules_are_compared_on_the_tasks_that_have_one():
     for axis, rising in ((evaluation, 1.0), (training, 10.5)):
         drawn = {line.get_label(): line.get_ydata()[-1] for line in axis.lines}
         assert drawn == {"prefpoe": 1.0 if rising == 1.0 else 0.0, "prefpoe-lambda-rising": rising}
+
+
+def test_sac_and_several_modes_have_tables_of_their_own_tasks():
+    frames = {
+        "sac-Ant-v4-30000-steps": evaluation_rows(sac=[20], prefpoe_sac_own=[30, 40]),
+        "HalfCheetah-v4": evaluation_rows(prefpoe=[90, 90], prefpoe_modes_4=[50, 70], ppo=[3]),
+        "Walker2d-v4": evaluation_rows(prefpoe=[9, 9]),
+    }
+    made = tables.make_tables(frames, {})
+    assert cells_of(made["sac"])[0] == {
+        "task": "sac-Ant-v4-30000-steps",
+        "return": "evaluation",
+        "sac": "20",
+        "prefpoe-sac-own": "35 [30, 40]",
+        "seeds": "1–2",
+    }
+    rows = cells_of(made["modes"])
+    assert [(row["task"], row["prefpoe"], row["prefpoe-modes-4"]) for row in rows] == [
+        ("HalfCheetah-v4", "90 [90, 90]", "60 [50, 70]")
+    ] * 2
+    curves = flat_curves(sac=(9, 2, 1.5), prefpoe_sac=(9, 2, 1.5))
+    figure = figures.make_figures({}, {"sac-Ant-v4-30000-steps": curves, "Ant-v4": curves})["sac"]()
+    assert [axis.get_title() for axis in figure.axes] == ["sac-Ant-v4-30000-steps", ""]
+    assert {line.get_label() for line in figure.axes[1].lines} == {"sac", "prefpoe-sac"}
 
 
 def test_the_tables_and_the_sweeps_agree_on_which_tasks_have_continuous_actions():
