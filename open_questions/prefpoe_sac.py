@@ -72,9 +72,7 @@ class SAC:
     num_envs: int = 1  # environments stepped in turn; an update follows after all of them
     num_steps: int = 1000  # steps in each environment, and updates, between two rows of metrics.csv
     learning_starts: int = 5000  # steps of uniform random actions before the first update
-    buffer_size: int = (
-        1_000_000  # transitions in the replay memory; replay.npz holds it, 190 bytes each on HalfCheetah-v4
-    )
+    buffer_size: int = 1_000_000  # transitions of the replay memory, in replay.npz: 168 bytes each on HalfCheetah-v4
     minibatch_size: int = 256  # transitions an update
     gamma: float = 0.99  # discount factor
     tau: float = 0.005  # how far the target critics follow the critics at an update
@@ -94,9 +92,11 @@ class Preference:
 
 @dataclass
 class Logging:
-    eval_every: int = 25  # iterations between two evaluations of the policy's mode, 3 episodes each (0: never)
+    eval_every: int = (
+        25  # iterations between two two evaluations of tanh of the policy's mean, 3 episodes each (0: never)
+    )
     eval_episodes: int = 10  # episodes of the evaluation at the end
-    eval_deterministic: bool = True  # evaluate the mode of the policy rather than samples of it
+    eval_deterministic: bool = True  # evaluate tanh of the policy's mean rather than samples
     capture_video: bool = False  # film the evaluation at the end as mp4 (needs moviepy)
     video_episodes: int = 1  # episodes to film
     checkpoint_every: int = 50  # iterations between two checkpoints
@@ -155,21 +155,6 @@ def fuse(main: Gaussian, pref: Gaussian, args: Args) -> Gaussian:
     return Gaussian(main_share * main.mean + pref_share * pref.mean, std)
 
 
-def remember(function: Callable) -> Callable:
-    """Keep the last result for numpy arrays: stds change once an iteration, anew at every step cost 6 % of a run."""
-    last = [None] * 4
-
-    def call(main_std, pref_std, args):
-        if isinstance(main_std, torch.Tensor):
-            return function(main_std, pref_std, args)
-        if not (main_std is last[0] and pref_std is last[1] and args is last[2]):
-            last[:] = main_std, pref_std, args, function(main_std, pref_std, args)
-        return last[3]
-
-    return call
-
-
-@remember
 def shares(main_std, pref_std, args: Args) -> tuple:
     """What each expert's mean counts in the fused one, and the fused std."""
     if args.fusion == "linear":
@@ -243,10 +228,11 @@ def log_prob_squashed(policy: Gaussian, u: torch.Tensor) -> torch.Tensor:
 def preference_loss(pref, action: torch.Tensor, A_norm: torch.Tensor, beta1: float, alpha: float) -> torch.Tensor:
     """L_pref = -beta_1 E[A_norm log pi_p(a|s)] - alpha E[H(pi_p)], action before the tanh.
 
-    d/dlog s_p is -alpha - beta_1 E[A_norm z^2], z = (u - mu_p) / s_p, so that with L_cons s_p rests where
-    s_f^2 / s_p^2 = 1 - (alpha + beta_1 E[A_norm z^2]) w_pref / w_cons, and nowhere if that is above 1: replayed
-    actions far from mu_p and of low advantage narrow pi_p, which puts them farther off. On its own actions a
-    softmax of Q, which SAC's policy is to be, has E[A_norm z^2] = -sqrt(2 / action_dim), and pi_p a resting place.
+    On one batch it has no minimum in mu_p, since log pi_p of an action of negative A_norm falls for ever. With equal
+    means and one s_p for all states, L_pref and L_cons are at rest where s_f^2 / s_p^2 = 1 - (alpha + beta_1
+    E[A_norm z^2]) w_pref / w_cons, z = (u - mu_p) / s_p: with lambda = 1 nowhere if that is 1 or more. On its own
+    actions a softmax of Q, which SAC's policy is to be, has E[A_norm z^2] = -sqrt(2 / action_dim / (1 + 1 /
+    num_actions)), tanh aside: by default it has a resting place from two dimensions on.
     """
     return -beta1 * (A_norm * pref.log_prob(action)).mean() - alpha * pref.entropy().mean()
 
@@ -311,7 +297,7 @@ def main(args: Args) -> int:
             episodes += ended
             if replay.count > args.learning_starts:
                 total, updates = total + update(step, params, target, adam, replay, rng, args), updates + 1
-        losses = Losses(*(total / updates).tolist()) if updates else Losses(*[0.0] * len(Losses._fields))
+        losses = Losses(*(total / updates).tolist()) if updates else Losses(*[math.nan] * len(Losses._fields))
         log.end_iteration(iteration, episodes, losses, diagnose(agent, replay, rng, args), args)
     return log.end_run(args)
 
@@ -363,7 +349,7 @@ class Replay:
 def update(step: Callable, params: torch.Tensor, target: torch.Tensor, adam: Adam, replay: Replay, rng, args: Args):
     """One step on a minibatch; returns its losses, (len(Losses),)."""
     batch = replay.sample(rng, args.minibatch_size, params.device)
-    noise = torch.randn((2 + args.num_actions, *batch.u.shape), device=params.device)
+    noise = torch.randn((2 + args.num_actions, *batch.u.shape)).to(params.device)  # by the generator that is saved
     return step(params, target, adam, batch, noise)
 
 
@@ -561,7 +547,7 @@ def diagnose(agent: Agent, replay: Replay, rng, args: Args) -> dict[str, float]:
     """The experts on replayed transitions, as Gaussians before the tanh.
 
     guidance is corr(A_norm, log pi_p(a|s)), and A_z2 E[A_norm z^2] of z = (u - mu_p) / s_p, on replayed actions and
-    (own) on actions of pi_f, where SAC's softmax of Q would have -sqrt(2 / action_dim).
+    (own) on actions of pi_f, where SAC's softmax of Q would have -action_dim^-0.5, tanh aside. V is here of one action.
     """
     batch = replay.sample(rng, 10 * args.minibatch_size, agent.log_temperature.device)
     main, pref = agent.actor(batch.obs)
@@ -651,7 +637,10 @@ def make_learner(args: Args) -> tuple[Learner, dict]:
     vector_to_parameters(params, agent.parameters())  # from here on, the agent's weights are views of params
     target = parameters_to_vector(agent.critics.parameters()).detach()
     adam = Adam(torch.zeros_like(params), torch.zeros_like(params), params.new_zeros(1, dtype=torch.float64))
-    replay = Replay(1 if args.evaluate else min(args.buffer_size, args.total_timesteps), *sizes)
+    try:
+        replay = Replay(1 if args.evaluate else min(args.buffer_size, args.total_timesteps), *sizes)
+    except MemoryError as error:
+        fail(f"--buffer-size {args.buffer_size}: {error}; lower it, or take a task of smaller observations")
     learner = Learner(agent, params, target, adam, replay, np.random.default_rng(args.seed))
     progress = PROGRESS | {"id": os.urandom(4).hex()}
     env.close()
@@ -696,7 +685,9 @@ def restore(learner: Learner, args: Args) -> dict:
             with np.load(Path(args.resume) / "replay.npz") as saved:
                 for name, column in learner.replay.columns._asdict().items():
                     column[:filled] = saved[name][:filled]
-    except (RuntimeError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except FileNotFoundError as error:
+        fail(f"{error.filename} is missing, the replay memory to go on with: copy it there, beside checkpoint.pt")
+    except (RuntimeError, ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         fail(f"{path} is damaged, or of another script or task than --env-id {args.env_id}: {error}")
     return {name: x for name, x in checkpoint.items() if name in PROGRESS}
 
@@ -770,7 +761,7 @@ class Log:
             signal.signal(number, self.stop)
 
     def stop(self, number: int, frame: object = None) -> None:
-        """Ctrl-C or SIGTERM: end after this iteration; at once the second time, or in the first one, which compiles."""
+        """Ctrl-C or SIGTERM: end after this iteration; at once the second time, or in the first one."""
         if self.signals or self.first:
             self.close(128 + number)
             sys.exit(128 + number)
@@ -781,7 +772,9 @@ class Log:
     def end_iteration(self, iteration, episodes: list, losses: Losses, diagnostics: dict, now: Args) -> None:
         """Evaluate, write and save what is due; ends the program on a signal, or where numbers are not finite."""
         args, step, params = self.args, iteration * self.args.batch_size, self.learner.params
-        if not (math.isfinite(losses.loss) and params.isfinite().all()):
+        if (
+            math.isinf(losses.loss) or not params.isfinite().all()
+        ):  # a loss of nan leaves such weights; at first there is none
             self.close(1)
             fail(f"not finite at step {step} (loss {losses.loss}): {self.folder} keeps the last good checkpoint", 1)
         returns = [math.nan]
@@ -951,7 +944,13 @@ def read_flags(argv: list[str] | None, default: Args) -> Args:
 
 
 LIMITS = dict(
-    seed=(0, 2**32 - 1), eval_every=(0, 2**53), gamma=(0, 1), tau=(0, 1), learning_rate=(0, 1e38), q_lr=(0, 1e38)
+    seed=(0, 2**32 - 1),
+    eval_every=(0, 2**53),
+    gamma=(0, 1),
+    tau=(0, 1),
+    learning_rate=(0, 1e38),
+    q_lr=(0, 1e38),
+    minibatch_size=(2, 2**53),
 )
 
 
@@ -963,6 +962,8 @@ def check_args(args: Args) -> None:
             fail(f"--{name.replace('_', '-')} {value}: give a number from {low:g} to {high:g}")
     if args.total_timesteps < args.batch_size:
         fail(f"--total-timesteps {args.total_timesteps}: give at least num_envs * num_steps = {args.batch_size}")
+    if args.learning_starts >= args.total_timesteps:
+        fail(f"--learning-starts {args.learning_starts}: give less than --total-timesteps {args.total_timesteps}")
     if args.run_name and (Path(args.run_name).name != args.run_name or args.run_name == ".."):
         fail(f"--run-name {args.run_name}: give the name of one folder inside runs/")
     if args.track and not find_spec("wandb"):

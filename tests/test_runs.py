@@ -62,7 +62,7 @@ MEANT_TO_DIFFER = {
     }
     | {"Args", "Preference", "check_action_space", "check_args", "evaluate", "evaluate_only", "failure_signatures"}
     | {"final_evaluation", "first_obs", "load_checkpoint", "main", "make_learner", "make_step", "normalized"}
-    | {"numpy_policy", "preference_loss", "restore", "save_checkpoint", "total_loss"},
+    | {"numpy_policy", "preference_loss", "restore", "save_checkpoint", "shares", "total_loss"},
 }
 
 

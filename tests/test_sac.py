@@ -2,6 +2,7 @@
 
 import collections
 import importlib
+import json
 import os
 import signal
 import subprocess
@@ -178,6 +179,21 @@ def test_an_advantage_that_is_the_log_density_weighs_z2_by_the_formula(action_di
     assert (A_norm[:, None] * z**2).mean().item() == pytest.approx(-np.sqrt(2 / action_dim), abs=0.02)
 
 
+@pytest.mark.parametrize("action_dim", [1, 2, 6])
+def test_the_column_of_own_actions_has_the_value_of_a_softmax_of_q(action_dim):
+    """Both experts alike, and Q the log density before the tanh; V of one action doubles the advantage's variance."""
+    agent, replay = sac.Agent(OBS_DIM, action_dim), sac.Replay(64, OBS_DIM, action_dim)
+    for _ in range(64):
+        replay.add(np.zeros(OBS_DIM), np.ones(action_dim), 0.0, np.zeros(OBS_DIM), 0.0)
+    policy = D.Normal(0.3, 0.2)
+    gaussian = sac.Gaussian(*(torch.full((40_000, action_dim), x) for x in (0.3, 0.2)))
+    agent.actor.forward = lambda obs: (gaussian, gaussian)
+    agent.critics.forward = lambda obs, action: policy.log_prob(torch.atanh(action)).sum(-1).expand(2, -1)
+    args = sac.Args(lambda_pref=0.0, minibatch_size=4000)
+    found = sac.diagnose(agent, replay, np.random.default_rng(0), args)["A_z2_own"]
+    assert found == pytest.approx(-(action_dim**-0.5), abs=0.03)
+
+
 def test_the_memory_holds_the_last_transitions_and_gives_each_as_often():
     rng, replay = np.random.default_rng(0), sac.Replay(10, 2, 1)
     truth = collections.deque(maxlen=10)
@@ -213,6 +229,18 @@ def test_a_time_limit_is_no_termination_and_what_follows_is_the_episodes_own():
     assert cosine**2 + sine**2 == pytest.approx(1, abs=1e-5)
 
 
+def test_a_termination_is_remembered_where_it_happened():
+    """The pole falls within a hundred steps, long before the time limit."""
+    env, replay = sac.VecEnv("InvertedPendulum-v4", 1), sac.Replay(100, 4, 1)
+    obs, ends = sac.first_obs(env, 0, sac.Args(env_id="InvertedPendulum-v4")), []
+    for i in range(100):
+        obs, episodes = sac.interact(env, obs, np.ones((1, 1), np.float32), replay)
+        ends += [i] * len(episodes)
+    assert len(ends) > 2
+    assert np.flatnonzero(replay.columns.terminated).tolist() == ends
+    assert (np.abs(replay.columns.next_obs[ends, 1]) > 0.2).all()  # the angle that ends it
+
+
 def test_actions_fill_the_environments_range():
     space = sac.make_env("Pendulum-v1").action_space
     u = np.array([[-20.0], [0.0], [0.5], [20.0]], np.float32)
@@ -220,7 +248,7 @@ def test_actions_fill_the_environments_range():
 
 
 @pytest.mark.skipif(not (sac.Path("/usr/bin/g++").exists() or sac.Path("/usr/bin/clang++").exists()), reason="compiles")
-def test_the_compiled_step_is_the_eager_one():
+def test_the_compiled_step_is_the_eager_one(capsys):
     torch.set_default_dtype(torch.float32)
     results = []
     for compile_it in (False, True):
@@ -232,6 +260,7 @@ def test_the_compiled_step_is_the_eager_one():
         for _ in range(5):
             losses = step(params, flat, adam, batch, noise)
         results.append((params, flat, losses))
+    assert "compiled in" in capsys.readouterr().out
     for eager, fast in zip(*results, strict=True):
         assert torch.allclose(eager, fast, rtol=1e-3, atol=1e-5)
 
@@ -255,6 +284,7 @@ def test_a_run_that_was_stopped_goes_on_with_its_memory(run, tmp_path):
     saved = np.load(tmp_path / "runs/x/replay.npz")
     assert len(saved["reward"]) == 200 * len(rows)
     os.rename(tmp_path / "runs/x", tmp_path / "runs/moved")
+    everything_is_restored(tmp_path / "runs/moved")
     done = run(SCRIPT, "--resume", "runs/moved")
     assert done.returncode == 0, done.stderr
     assert evaluation_line(done.stdout)
@@ -268,9 +298,51 @@ def test_a_run_that_was_stopped_goes_on_with_its_memory(run, tmp_path):
     assert np.array_equal(again["obs"][: len(saved["obs"])], saved["obs"])
 
 
+def everything_is_restored(folder):
+    """A resumed learner holds every number of the checkpoint and of the memory."""
+    torch.set_default_dtype(torch.float32)
+    saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+    learner, progress = sac.make_learner(sac.parse_args(["--resume", str(folder)]))
+    assert torch.equal(learner.params, torch.cat([x.flatten() for x in saved["agent"].values()]))
+    assert torch.equal(learner.target, saved["target"])
+    assert learner.adam.t.item() == saved["adam"]["t"].item() > 0
+    assert all(torch.equal(getattr(learner.adam, name), saved["adam"][name]) for name in ("m", "v"))
+    assert not any(torch.equal(saved["adam"][name], torch.zeros_like(saved["adam"][name])) for name in ("m", "v"))
+    assert learner.rng.bit_generator.state == json.loads(saved["numpy_rng"])
+    assert torch.equal(torch.get_rng_state(), saved["torch_rng"])
+    assert progress["global_step"] == saved["global_step"] == learner.replay.count
+    with np.load(folder / "replay.npz") as memory:
+        for name, column in learner.replay.columns._asdict().items():
+            assert np.array_equal(column[: len(memory[name])], memory[name])
+            assert not column[len(memory[name]) :].any()
+
+
+def test_a_run_without_its_memory_or_with_a_broken_one_says_so(run, tmp_path):
+    done = run(SCRIPT, *FEW, "--run-name", "x")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "runs/x/evaluation.json").unlink()
+    memory = tmp_path / "runs/x/replay.npz"
+    for make_it, said in ((lambda: memory.write_bytes(b""), "damaged"), (memory.unlink, "replay.npz is missing")):
+        make_it()
+        done = run(SCRIPT, "--resume", "runs/x")
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert said in done.stderr
+
+
+def test_before_learning_starts_there_are_no_losses(run, tmp_path):
+    done = run(SCRIPT, *FEW, "--run-name", "x")
+    assert done.returncode == 0, done.stderr
+    rows = read_metrics(tmp_path / "runs/x")
+    assert [row["loss"] == "nan" for row in rows] == [True] + [False] * 5
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("--minibatch-size", 1), "--minibatch-size"),
+        (("--total-timesteps", 5000), "--learning-starts"),
+        (("--env-id", "CarRacing-v3", "--buffer-size", 10**9, "--total-timesteps", 10**9), "--buffer-size"),
         (("--env-id", "CartPole-v1"), "Box"),
         (("--total-timesteps", 100), "num_steps"),
         (("--evaluate", "nowhere"), "nowhere"),
