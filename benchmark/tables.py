@@ -87,6 +87,7 @@ OVER_TASKS += (
     "schedules",
     "modes",
     "sac",
+    "sac-rest",
 )  # the paper, whose runs may lack yet
 
 # column -> name: of the mean action after training; of the acting policy in training's last tenth
@@ -442,6 +443,23 @@ def rest_table(evaluations: Frames, curves: Frames) -> str:
     return table(lines) if lines else ""
 
 
+def sac_rest_table(curves: Frames) -> str:
+    """A row a variant with a preference on each of SAC's tasks: where its policies are at the end of training."""
+    names = {"A_z2": "E[A_norm z²], replayed actions", "A_z2_own": "the same, own actions"}
+    lines = []
+    for task, variant in itertools.product(sac_tasks(curves), SAC[1:]):
+        trace, *x = (late(curves[task], variant, column) for column in ("trace_pref", *names))
+        ratio = late(curves[task], variant, "trace_fused") / trace
+        if len(trace):
+            line = {"task": task, "variant": variant, "seeds": len(trace)}
+            line |= {"tr Σ_f / tr Σ_p": with_interval("{:.2f}", iqm, ratio)}
+            line |= {"tr Σ_p": with_interval("{:.3g}", iqm, trace)}
+            lines.append(
+                line | {name: with_interval("{:.3g}", iqm, y) for name, y in zip(names.values(), x, strict=True)}
+            )
+    return table(lines) if lines else ""
+
+
 def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
     """Every table by its name: first those over tasks, of README.md and of the paper beside the results; then
     <task>-<sweep>, <task>-effects (of attribution) and <task>-experts."""
@@ -453,7 +471,7 @@ def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
     tables["improvement"] = improvement_table(evaluations)
     tables |= {"comparisons": comparisons_table(evaluations), "profile": profile_table(evaluations)}
     tables |= {"entropy-bonus": widths_table(curves), "beta1": guidance_table(evaluations, curves)}
-    tables["evaluation"] = evaluation_table(evaluations)
+    tables |= {"evaluation": evaluation_table(evaluations), "sac-rest": sac_rest_table(curves)}
     if any(task in evaluations for task in PAPER):
         tables["changes"] = changes_table(evaluations)
         tables["rest"] = rest_table({task: evaluations[task] for task in curves if task in evaluations}, curves)
