@@ -114,8 +114,10 @@ def measure(folder: Path, variant: str, seed: str) -> tuple[dict[str, object], l
 
 def draw(paths: dict[str, dict[int, list[np.ndarray]]]) -> Figure:
     """A panel a variant: paths of sampled episodes, a colour a seed, among the goals."""
-    figure, axes = panels(len(paths), f"MultiGoal-v0 after training: {DRAWN} sampled episodes a run, a colour a run")
-    for axis, (variant, runs) in zip(axes, paths.items(), strict=True):
+    figure, axes = panels(
+        len(paths), f"MultiGoal-v0 after training: {DRAWN} sampled episodes a run, a colour a run", most=2
+    )
+    for axis, (variant, runs) in zip(axes, sorted(paths.items()), strict=True):
         for seed, drawn in runs.items():
             for path in drawn[:DRAWN]:
                 axis.plot(*path.T, color=colormaps["tab10"]((seed - 1) % 10), lw=0.7, alpha=0.6)
