@@ -4,7 +4,7 @@
     python benchmark/speed.py --cells prefpoe_continuous:Ant-v4 --steps 40960
     python benchmark/speed.py --peer cleanrl/ppo_continuous_action.py --peer-python ../cleanrl/.venv/bin/python
     python benchmark/speed.py --cells prefpoe_sac:HalfCheetah-v4:learning-starts=256 --steps 4000 \
-        --peer cleanrl/sac_continuous_action.py --peer-steps 4096 --turns 2
+        --peer cleanrl/sac_continuous_action.py --peer-steps 3072 --turns 2
 
 Each cell is one process on one thread that trains and, after each iteration, steps the environment alone 1,000 times,
 so that `ratio` compares rates of the same process and the same minute. Rates leave out the first iteration, which
