@@ -813,7 +813,10 @@ def test_mistakes_get_one_line(runs, tmp_path, capsys):
         (dict(folders=(tmp_path,)), "no finished run"),
         (dict(folders=(damaged,)), "CartPole-v1__prefpoe__5/evaluation.json: TypeError("),
         (dict(folders=(prefpoe,), results=tmp_path / "other"), "remove it and take the runs in again"),
-        (dict(folders=(prefpoe,), results=tmp_path / "cut"), f"line 2 has 2 cells, but the first has {width}; remove it"),
+        (
+            dict(folders=(prefpoe,), results=tmp_path / "cut"),
+            f"line 2 has 2 cells, but the first has {width}; remove it",
+        ),
         (dict(folders=(prefpoe,), results=tmp_path / "words"), "'many'; remove it and take the runs in again"),
     ]
     for options, advice in mistakes:
