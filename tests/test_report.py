@@ -522,8 +522,8 @@ def test_sac_and_several_modes_have_tables_of_their_own_tasks():
     ] * 2
     curves = flat_curves(sac=(9, 2, 1.5), prefpoe_sac=(9, 2, 1.5))
     figure = figures.make_figures({}, {"sac-Ant-v4-30000-steps": curves, "Ant-v4": curves})["sac"]()
-    assert [axis.get_title() for axis in figure.axes] == ["sac-Ant-v4-30000-steps", ""]
-    assert {line.get_label() for line in figure.axes[1].lines} == {"sac", "prefpoe-sac"}
+    assert [axis.get_title() for axis in figure.axes] == ["sac-Ant-v4-30000-steps"]
+    assert {line.get_label() for line in figure.axes[0].lines} == {"sac", "prefpoe-sac"}
 
 
 def test_the_tables_and_the_sweeps_agree_on_which_tasks_have_continuous_actions():
