@@ -22,7 +22,7 @@ prefpoe() { # task: the script for its kind of actions
   esac
 }
 
-headline() { # task num_seeds: PPO as published, with all of PrefPoE but the preference, and PrefPoE
+headline() { # task num_seeds: CleanRL's PPO, with all of PrefPoE but the preference, and PrefPoE
   cell "$1" ppo-cleanrl "$2" ppo_baseline.py --no-bootstrap-truncated
   cell "$1" ppo-matched "$2" "${MATCHED[@]}"
   cell "$1" prefpoe "$2" "$(prefpoe "$1")"

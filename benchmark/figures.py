@@ -66,10 +66,15 @@ OVER_TASKS = {  # figures over tasks, each with a table of that name -> what the
     "sac": "Training return of SAC and of PrefPoE on SAC",
 }
 RETURN, ENTROPY = "return (environment's reward)", "entropy (nats)"
-TRACE = r"tr $\Sigma$ (squared units of the action)"
+TRACE, TRACE_DISCRETE = r"tr $\Sigma$ (squared units of the action)", r"tr $\Sigma$ of the one-hot action"
 ACTING_TRACE = r"tr $\Sigma$ of the acting policy"
 REST, THIN = r"0.9 tr $\Sigma_p$, the prediction", dict(color="black", linestyle="-", lw=0.7)
-KINDS = (("HalfCheetah-v4",), ("Hopper-v4", "Walker2d-v4"), ("LunarLander-v3",))  # tasks, one of each of which is drawn
+KINDS = (
+    ("HalfCheetah-v4",),
+    ("Ant-v4",),
+    ("Walker2d-v4", "Hopper-v4"),
+    ("LunarLander-v3",),
+)  # one task of each is drawn
 GUIDANCE = r"corr($A_\mathrm{norm}$, $\log\,\pi_p(a|s)$)"
 
 
@@ -310,10 +315,13 @@ def make_figures(evaluations: Frames, curves: Frames) -> dict[str, Callable[[], 
             figures[f"{task}_learning"] = partial(draw, lines, RETURN)
         with_guidance = {*curves[task].dropna(subset=["guidance"])["variant"]}
         if guided := [variant for variant in REPRODUCE if variant in with_guidance]:
-            for quantity, ylabel in {"entropy": ENTROPY, "trace": TRACE}.items():
+            for quantity, ylabel in {
+                "entropy": ENTROPY,
+                "trace": TRACE if continuous(task) else TRACE_DISCRETE,
+            }.items():
                 lines = {variant: of_policies(variant, quantity) for variant in guided}
                 figures[f"{task}_{quantity}"] = partial(draw, lines, ylabel, log=quantity == "trace")
-            lines = {"quality of the guidance": of_variants(guided, "guidance", 8)}
+            lines = {"do advantage and preference agree?": of_variants(guided, "guidance", 8)}
             figures[f"{task}_guidance"] = partial(draw, lines, GUIDANCE)
         if "attribution" in found:
             figures[f"{task}_attribution"] = partial(draw_bars, task, rows, found["attribution"])

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Does PrefPoE beat PPO, and does it beat PPO with the same network and exploration scale?
 #
-#   ppo-cleanrl     PPO as published results have it: a time limit counts as a termination
+#   ppo-cleanrl     CleanRL's PPO: a time limit counts as a termination
 #   ppo             the same with time limits bootstrapped
 #   ppo-matched     PrefPoE without the preference: shared backbone, tanh means, log sigma = -1 at the start
 #   prefpoe         the product of experts

@@ -19,7 +19,7 @@ PAPER = {  # what the paper reports, by the task here
 }
 REPRODUCE = ("ppo-cleanrl", "ppo", MATCHED, "prefpoe", "prefpoe-anneal")
 NAMES = {  # what README.md calls those that it shows
-    "ppo-cleanrl": "PPO as published",
+    "ppo-cleanrl": "CleanRL's PPO",
     MATCHED: "matched PPO",
     "prefpoe": "PrefPoE",
     "prefpoe-anneal": "PrefPoE annealed",
@@ -70,25 +70,9 @@ REST += tuple(
 )
 REST += ("prefpoe-lambda-pref-2", "prefpoe-lambda-pref-4")
 Frames = dict[str, pd.DataFrame]  # by task
-OVER_TASKS = (
-    "headline",
-    "improvement",
-    "evaluation",
-    "changes",
-    "comparisons",
-    "profile",
-)  # tables of README.md and of
-OVER_TASKS += (
-    "entropy-bonus",
-    "rest",
-    "fusion",
-    "advantages",
-    "beta1",
-    "schedules",
-    "modes",
-    "sac",
-    "sac-rest",
-)  # the paper, whose runs may lack yet
+# Tables of README.md and of the paper beside the results, whose runs may lack yet.
+OVER_TASKS = ("headline", "improvement", "evaluation", "changes", "comparisons", "profile", "entropy-bonus", "rest")
+OVER_TASKS += ("fusion", "advantages", "beta1", "schedules", "modes", "sac", "sac-rest")
 
 # column -> name: of the mean action after training; of the acting policy in training's last tenth
 MEASURES = {"evaluation": "evaluation", "training_return": "training return"}
@@ -337,18 +321,21 @@ def profiled(evaluations: Frames) -> tuple[list[str], list[str]]:
 
 def scale(rows: pd.DataFrame, variants: list[str], measure: str) -> tuple[float, float, str]:
     """What is 0 and what is 1 in a task's normalised returns, the IQM of the first variant and the highest of the
-    others'; and whose that is."""
-    zero, *others = (float(iqm(scores(rows, variant, measure))) for variant in variants)
-    return zero, max(others), variants[1 + int(np.argmax(others))]
+    others'; and whose that is, "" where it is not ahead by more than seeds differ."""
+    samples = [scores(rows, variant, measure) for variant in variants]
+    zero, *others = (float(iqm(x)) for x in samples)
+    best = 1 + int(np.argmax(others))
+    ahead = bootstrap(effect, samples[best], samples[0])[0] > 0
+    return zero, others[best - 1], variants[best] if ahead else ""
 
 
 def normalised(evaluations: Frames, measure: str) -> dict[str, list[np.ndarray]]:
-    """Each variant's normalised returns, an array (runs,) a task; without tasks on which none beats the first."""
+    """Each variant's normalised returns, an array (runs,) a task; without tasks on which none is ahead of the first."""
     tasks, variants = profiled(evaluations)
     found = {variant: [] for variant in variants}
     for rows in (evaluations[task] for task in tasks):
-        zero, one, _ = scale(rows, variants, measure)
-        for variant in variants if one > zero else ():
+        zero, one, best = scale(rows, variants, measure)
+        for variant in variants if best else ():
             found[variant].append((scores(rows, variant, measure) - zero) / (one - zero))
     return {variant: samples for variant, samples in found.items() if samples}
 
@@ -358,7 +345,7 @@ def profile_table(evaluations: Frames) -> str:
     (tasks, variants), lines = profiled(evaluations), []
     for task, (m, measure) in itertools.product(tasks, MEASURES.items()):
         zero, one, best = scale(rows := evaluations[task], variants, m)
-        cells = (form_of(rows).format(one), best) if one > zero else ("none: left out", "–")
+        cells = (form_of(rows).format(one), best) if best else ("none: left out", "–")
         line = {"task": task, "return": measure, "0: IQM of ppo-cleanrl": form_of(rows).format(zero)}
         line |= dict(zip(("1: highest IQM of the others", "which is that of"), cells, strict=True))
         lines.append(line | {"seeds": number_of_seeds(rows, variants)})

@@ -302,7 +302,7 @@ def test_tables_hold_what_the_rows_say():
     assert changes[0]["prefpoe vs ppo-matched"] == "+0 % [-25 %, +25 %]"
     assert cells_of(made["evaluation"])[1] == {
         "task": "LunarLander-v3",
-        "PPO as published": "–",
+        "CleanRL's PPO": "–",
         "matched PPO": "200 [150, 250]",
         "PrefPoE": rows[2]["prefpoe"],
         "PrefPoE annealed": "–",
