@@ -92,9 +92,7 @@ class Preference:
 
 @dataclass
 class Logging:
-    eval_every: int = (
-        25  # iterations between two two evaluations of tanh of the policy's mean, 3 episodes each (0: never)
-    )
+    eval_every: int = 25  # iterations between two evaluations of tanh of the mean, 3 episodes each (0: never)
     eval_episodes: int = 10  # episodes of the evaluation at the end
     eval_deterministic: bool = True  # evaluate tanh of the policy's mean rather than samples
     capture_video: bool = False  # film the evaluation at the end as mp4 (needs moviepy)
