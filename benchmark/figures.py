@@ -149,7 +149,8 @@ def of_policies(variant: str, quantity: str) -> list[tuple[str, str, dict]]:
 def draw_over_tasks(curves: Frames, variants: list[str], quantities: dict[str, str]) -> Figure:
     """Over training, a column a task and a row for each of `quantities`, a column of the curves -> its axis' label."""
     title = "IQM over seeds, 95 % bootstrap band"
-    figure, axes = panels(len(quantities) * len(curves), title, 4.0, 2.6, len(curves), sharex=True)
+    width = 6.0 if len(curves) == 1 else 4.0
+    figure, axes = panels(len(quantities) * len(curves), title, width, 2.6, len(curves), sharex=True)
     for i, (column, task) in enumerate(itertools.product(quantities, curves)):
         axis, top, left, bottom = axes[i], i < len(curves), i % len(curves) == 0, i >= len(axes) - len(curves)
         rows, trace = acting(curves[task]), column == "trace_acting"

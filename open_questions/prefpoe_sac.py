@@ -356,9 +356,9 @@ def update(step: Callable, params: torch.Tensor, target: torch.Tensor, adam: Ada
 # ======================================================================================================================
 
 # All that training changes; `params` is the agent's weights as one vector, `target` the target critics' as another.
-# Adam: moments (num_params,), steps (1,).
+# Adam: moments (num_params,), betas^t (2,).
 Learner = namedtuple("Learner", "agent params target adam replay rng")
-Adam = namedtuple("Adam", "m v t")
+Adam = namedtuple("Adam", "m v decay")
 
 
 def make_step(agent: Agent, args: Args) -> Callable:
@@ -372,6 +372,7 @@ def make_step(agent: Agent, args: Args) -> Callable:
     first = sum(n for name, n in zip(names, sizes, strict=True) if not name.startswith("critics."))  # they come last
     rates = [args.learning_rate if name.startswith("actor.") else args.q_lr for name in names]
     lr = torch.repeat_interleave(torch.tensor(rates), torch.tensor(sizes)).to(agent.log_temperature.device)
+    betas = torch.tensor([0.9, 0.999], dtype=torch.float64, device=lr.device)
 
     def parts(params: torch.Tensor) -> dict[str, torch.Tensor]:
         return {name: x.view(shape) for name, shape, x in zip(names, shapes, params.split(sizes), strict=True)}
@@ -383,10 +384,10 @@ def make_step(agent: Agent, args: Args) -> Callable:
 
     def step(params: torch.Tensor, target: torch.Tensor, adam: Adam, batch: Batch, noise: torch.Tensor) -> torch.Tensor:
         gradient, (_, losses) = grad_and_value(loss, has_aux=True)(params, target, batch, noise)
-        adam.t.add_(1)  # in float64, and of shape (1,) since inductor drops in-place changes of 0-dim tensors
+        adam.decay.mul_(betas)  # betas**t would be taken anew for every 8 weights: 7 % of a step
         adam.m.lerp_(gradient, 1 - 0.9)
         adam.v.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
-        m_hat, v_hat = adam.m / (1 - 0.9**adam.t).float(), adam.v / (1 - 0.999**adam.t).float()
+        m_hat, v_hat = adam.m / (1 - adam.decay[0]).float(), adam.v / (1 - adam.decay[1]).float()
         params.sub_(lr * m_hat / (v_hat.sqrt() + 1e-8))
         target.lerp_(params[first:], args.tau)
         return losses
@@ -634,7 +635,7 @@ def make_learner(args: Args) -> tuple[Learner, dict]:
     params = parameters_to_vector(agent.parameters()).detach()
     vector_to_parameters(params, agent.parameters())  # from here on, the agent's weights are views of params
     target = parameters_to_vector(agent.critics.parameters()).detach()
-    adam = Adam(torch.zeros_like(params), torch.zeros_like(params), params.new_zeros(1, dtype=torch.float64))
+    adam = Adam(torch.zeros_like(params), torch.zeros_like(params), params.new_ones(2, dtype=torch.float64))
     try:
         replay = Replay(1 if args.evaluate else min(args.buffer_size, args.total_timesteps), *sizes)
     except MemoryError as error:

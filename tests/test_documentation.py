@@ -342,7 +342,10 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
         f"with {value(CHEETAH, 'prefpoe-lambda-pref-2')} and {value(CHEETAH, 'prefpoe-lambda-pref-4')}",
         f"−2 gives {value(CHEETAH, 'ppo-matched-logstd--2')}",
         f"−0.5 gives {value(CHEETAH, 'ppo-matched-logstd--0.5')}",
-        f"evaluates at {value(CHEETAH, 'ppo-matched-logstd--1.35')}",
+        f"of ten seeds, `prefpoe` is {difference(CHEETAH, 'prefpoe', f'{MATCHED}-logstd--1.35')} in evaluation",
+        f"and {difference(CHEETAH, 'prefpoe', f'{MATCHED}-logstd--1.35', training)} in training return: no difference",
+        f"whose λ is constant, it is {difference(LANDER, 'prefpoe-lambda-falling', 'prefpoe')} in evaluation",
+        f"and {difference(LANDER, 'prefpoe-lambda-falling', 'prefpoe', training)} in training return.",
     ]
     prose = re.sub(r"<!-- report: .*?<!-- /report -->", "", without_blocks(PAPER), flags=re.DOTALL)
     prose = " ".join(prose.split())
@@ -417,8 +420,15 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
     below = {"alpha-0.4", "w-pref-0.2", "lambda-pref-2", "lambda-pref-4"}
     for x in below | {"w-cons-0.02", "w-cons-0.2", "lambda-pref-0.25", "lambda-pref-0.5"}:
         assert differs(CHEETAH, f"prefpoe-{x}", "prefpoe") == (x in below)
-    scales = {x: apart(CHEETAH, f"{MATCHED}-logstd-{x}", MATCHED) for x in ("-2", "-1.35", "-0.5")}
+    scales = {x: differs(CHEETAH, f"{MATCHED}-logstd-{x}", MATCHED) for x in ("-2", "-1.35", "-0.5")}
     assert scales == {"-2": True, "-1.35": False, "-0.5": True}
+    assert not any(differs(CHEETAH, "prefpoe", f"{MATCHED}-logstd--1.35", m) for m in both)
+    for kind, expected in {"falling": True, "rising": False, "guided": False}.items():
+        assert all(differs(LANDER, f"prefpoe-lambda-{kind}", "prefpoe", m) == expected for m in both)
+    earned = evaluations["FrozenLake-v1"]
+    assert [len(scores) for _, scores in earned.groupby("variant")] == [3] * 5
+    shares = [statistics.iqm(x["training_return"]) for _, x in earned.groupby("variant")]
+    assert all(0.71 <= round(share, 2) <= 0.74 for share in shares)
     means = {x: statistics.scores(evaluations[CHEETAH], x, "evaluation") for x in tables.ATTRIBUTION.values()}
     assert max(means, key=lambda x: statistics.iqm(means[x])) == "ppo-logstd"
 

@@ -125,7 +125,7 @@ def flat_parameters(script, agent):
     """Parameters and Adam's moments set up as in `main`: the agent's weights are views of one vector."""
     params = parameters_to_vector(agent.parameters()).detach()
     vector_to_parameters(params, agent.parameters())
-    adam = script.Adam(torch.zeros_like(params), torch.zeros_like(params), params.new_zeros(1, dtype=torch.float64))
+    adam = script.Adam(torch.zeros_like(params), torch.zeros_like(params), params.new_ones(2, dtype=torch.float64))
     return params, adam
 
 

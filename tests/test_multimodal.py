@@ -282,7 +282,7 @@ def steps(agent, args, batches):
     """What the script's own steps change of the agent's parameters, which are views of one vector."""
     params = parameters_to_vector(agent.parameters()).detach()
     vector_to_parameters(params, agent.parameters())
-    adam = multimodal.Adam(torch.zeros_like(params), torch.zeros_like(params), params.new_zeros(1))
+    adam = multimodal.Adam(torch.zeros_like(params), torch.zeros_like(params), params.new_ones(2, dtype=torch.float64))
     before, step = params.clone(), multimodal.make_step(agent, args)
     now = {name: torch.tensor(getattr(args, name)) for name in multimodal.SCHEDULED}
     for batch in batches:
