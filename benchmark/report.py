@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RUN = ["variant", "seed"]
 AVERAGED = ["episodic_return", "eval_return", "entropy_main", "entropy_pref", "entropy_fused"]
 AVERAGED += ["trace_main", "trace_pref", "trace_fused", "kl_fused_pref", "guidance"]
-AVERAGED += ["A_z2", "A_z2_own"]  # of SAC
+AVERAGED += ["A_z2", "A_z2_own", "modes_pref"]  # of SAC, and of several modes
 VERSIONS = ["torch", "gymnasium", "mujoco"]
 COLUMNS = {  # of <task>_<kind>.csv
     "evaluations": [*RUN, "global_step", *MEASURES, "evaluation_std", "SPS", *VERSIONS, "returns"],

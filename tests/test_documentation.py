@@ -321,6 +321,9 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
         f"they are {difference(HOPPER, MATCHED, 'ppo-cleanrl')} and {difference(HOPPER, 'prefpoe', 'ppo-cleanrl')}.",
         f"On Walker2d-v4 `prefpoe` less `ppo-matched` is {difference(WALKER, 'prefpoe', MATCHED)}",
         f"the preference is worth it is {difference(WALKER, 'prefpoe', BONUS)}",
+        f"{difference(CHEETAH, 'prefpoe-modes-4', 'prefpoe')} in evaluation",
+        f"and {difference(CHEETAH, 'prefpoe-modes-4', 'prefpoe', training)} in training return. There too",
+        f"{at_the_end('prefpoe-modes-4', 'modes_pref')} are in use",
         f"by {difference(SAC, 'prefpoe-sac-own', 'sac')} in evaluation",
         f"and {difference(SAC, 'prefpoe-sac-own', 'sac', training)} in training return.",
         f"stays near 0, at {at_the_end('prefpoe-sac-own', 'A_z2_own', form='{:.3f}', task=SAC)}",
@@ -423,6 +426,7 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
     scales = {x: differs(CHEETAH, f"{MATCHED}-logstd-{x}", MATCHED) for x in ("-2", "-1.35", "-0.5")}
     assert scales == {"-2": True, "-1.35": False, "-0.5": True}
     assert not any(differs(CHEETAH, "prefpoe", f"{MATCHED}-logstd--1.35", m) for m in both)
+    assert not any(differs(CHEETAH, "prefpoe-modes-4", "prefpoe", m) for m in both)
     for kind, expected in {"falling": True, "rising": False, "guided": False}.items():
         assert all(differs(LANDER, f"prefpoe-lambda-{kind}", "prefpoe", m) == expected for m in both)
     earned = evaluations["FrozenLake-v1"]
