@@ -442,6 +442,13 @@ def test_what_is_said_of_sac_is_what_its_runs_show(results):
     trace, fused, own = (
         statistics.late(results[1][SAC], "prefpoe-sac-own", x) for x in ("trace_pref", "trace_fused", "A_z2_own")
     )
+    peer = pd.read_csv(ROOT / "benchmark" / "results" / "cleanrl-sac.csv")
+    ours = results[1][SAC].query("variant == 'sac'")
+    theirs, ours = (
+        x.query("17_000 <= global_step <= 19_000").groupby("seed")["episodic_return"].mean() for x in (peer, ours)
+    )
+    assert "earn {:,.0f} and {:,.0f} in the episodes".format(*sorted(theirs)) in text
+    assert "earn {:,.0f}, {:,.0f}, {:,.0f}, {:,.0f} and {:,.0f}.".format(*sorted(ours)) in text
     earned, short = "episodic_return", "sac-HalfCheetah-v4-12000-steps"
     replayed = statistics.late(results[1][short], "prefpoe-sac", earned)
     same_steps = results[1][SAC].query("10_800 < global_step <= 12_000")
