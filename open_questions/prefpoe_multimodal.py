@@ -890,7 +890,7 @@ def restore(learner: Learner, args: Args) -> dict:
             learner.rng.bit_generator.state = json.loads(checkpoint["numpy_rng"])
             torch.set_rng_state(checkpoint["torch_rng"])
     except (RuntimeError, ValueError, KeyError) as error:
-        fail(f"{path} is of another script, of another task than --env-id {args.env_id}, or only weights: {error}")
+        fail(f"{path} is of another script, version or task than --env-id {args.env_id}, or only weights: {error}")
     return {name: x for name, x in checkpoint.items() if name in PROGRESS}
 
 
