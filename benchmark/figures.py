@@ -328,6 +328,6 @@ def make_figures(evaluations: Frames, curves: Frames) -> dict[str, Callable[[], 
             figures[f"{task}_attribution"] = partial(draw_bars, task, rows, found["attribution"])
         if "advantage-noise" in found:
             figures[f"{task}_advantage-noise"] = partial(draw_response, task, rows, [NOISE])
-        if varied := [prefix for prefix in SENSITIVITY if settings(prefix, variants)]:
+        if varied := [prefix for prefix in SENSITIVITY if len(settings(prefix, variants)) > 2]:  # two fill a table only
             figures[f"{task}_sensitivity"] = partial(draw_response, task, rows, varied)
     return figures

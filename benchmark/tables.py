@@ -166,11 +166,11 @@ def returns_of(rows: pd.DataFrame, variant: str) -> dict[str, str]:
 
 
 def sweep_table(task: str, rows: pd.DataFrame, variants: list[str]) -> str:
-    """A row a variant: what it reaches, and how likely one of its runs beats one of matched PPO."""
-    lines = []
+    """A row a variant: what it reaches, and how likely one of its runs beats one of matched PPO, where there are such."""
+    lines, compared = [], MEASURES if MATCHED in {*rows["variant"]} else {}
     for variant in variants:
         line = {"variant": variant, "seeds": len(scores(rows, variant, "evaluation"))} | returns_of(rows, variant)
-        for m, measure in MEASURES.items():
+        for m, measure in compared.items():
             pair = scores(rows, variant, m), scores(rows, MATCHED, m)
             text = "–" if variant == MATCHED else with_interval("{:.2f}", improvement, *pair)
             line[f"P(better than {MATCHED}), {measure}"] = text
@@ -358,7 +358,7 @@ def experts_table(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     for variant in dict.fromkeys(itertools.chain(*sweeps({*curves["variant"]}).values())):
         x = {column: late(curves, variant, column) for column in EXPERTS if column != "trace_ratio"}
         x["trace_ratio"] = x["trace_fused"] / x["trace_pref"]
-        if len(x["guidance"]) or variant.startswith(MATCHED):
+        if variant != SAC[0] and (len(x["guidance"]) or variant.startswith(MATCHED)):  # SAC's preference is not trained
             line = {"variant": variant, "seeds": len(x["trace_main"])} | returns_of(rows, variant)
             lines.append(line | {name: with_interval(form, iqm, x[c]) for c, (name, form) in EXPERTS.items()})
     return table(lines) if curves["guidance"].notna().any() else ""

@@ -750,7 +750,7 @@ def test_runs_of_other_lengths_and_prefixes_do_not_mix(runs, tmp_path):
 
 def test_figures_are_small_pngs(runs, tmp_path):
     prefpoe, ppo = runs / "CartPole-v1__prefpoe__3", runs / "CartPole-v1__ppo-matched__3"
-    for variant in ("prefpoe-noise-1", "prefpoe-alpha-0.4", "prefpoe-lambda-pref-2", "prefpoe-anneal"):
+    for variant in ("prefpoe-noise-1", "prefpoe-alpha-0.1", "prefpoe-alpha-0.4", "prefpoe-anneal"):
         copy(prefpoe, f"CartPole-v1__{variant}__3")
     for variant in ("ppo", "ppo-logstd", "ppo-ent-coef--0.002"):
         copy(ppo, f"CartPole-v1__{variant}__3")
@@ -764,6 +764,19 @@ def test_figures_are_small_pngs(runs, tmp_path):
         assert 5_000 < len(data) < 150_000
         assert b"Matplotlib" not in data
         assert f"({TASK}_{name}.png)" in page
+
+
+def test_what_there_is_nothing_of_gets_no_columns_and_no_figure(runs, tmp_path):
+    prefpoe = runs / "CartPole-v1__prefpoe__3"
+    sac = copy(prefpoe, "sac-CartPole-v1__sac__3")  # measures a preference that it does not train
+    ours = copy(prefpoe, "sac-CartPole-v1__prefpoe-sac-own__3")
+    two_values = copy(prefpoe, "CartPole-v1__prefpoe-alpha-0.4__3")
+    make(tmp_path / "results", prefpoe, sac, ours, two_values, figures=True)
+    page = (tmp_path / "results" / "tables.md").read_text(encoding="utf-8")
+    assert "| prefpoe-alpha-0.4 | 1 |" in page and "P(better than" not in page
+    experts = page.partition(f"## sac-{TASK}")[2].partition("### experts")[2]
+    assert "| prefpoe-sac-own | 1 |" in experts and "| sac | 1 |" not in experts
+    assert not (tmp_path / "results" / f"{TASK}_sensitivity.png").exists()
 
 
 def test_figures_need_neither_the_default_nor_matched_ppo(runs, tmp_path):
