@@ -6,12 +6,13 @@
 
     python ppo_baseline.py --env-id Ant-v4 --seed 1                # train, evaluate, save under runs/
     python ppo_baseline.py --no-bootstrap-truncated                # as CleanRL's ppo_continuous_action.py
-    python ppo_baseline.py --shared-backbone --squash-mean --logstd-init -1   # matched to PrefPoE
+    python ppo_baseline.py --shared-backbone --squash-mean --logstd-init -1   # matched PPO: as PrefPoE's main expert
     python ppo_baseline.py --resume runs/<run>                     # go on after an interruption
     python ppo_baseline.py --evaluate runs/<run>                   # evaluate only
     python ppo_baseline.py --help                                  # every option
 
-The diff between this file and prefpoe_continuous.py is what PrefPoE adds. Read on to the last line of `main`.
+The diff between this file and prefpoe_continuous.py is what PrefPoE adds, beside flags and Discrete actions that only
+this one has. Read on to the last line of `main`.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from tqdm import tqdm
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
     env_id: str = "HalfCheetah-v4"  # Gymnasium id of the environment
     seed: int = 1  # seed of training: environments, initial weights, noise; evaluations always start alike
-    total_timesteps: int = 1_000_000  # environment steps to train for, over all environments
+    total_timesteps: int = 1_000_000  # environment steps to train for, in all environments together; whole iterations
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
     run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>-<ns>)
     resume: str | None = None  # run folder to go on with; every other argument then comes from its checkpoint
@@ -61,7 +62,7 @@ class Run:
     compile: bool = True  # compile the update with torch.compile; without a C++ compiler it runs eagerly
 
 
-@dataclass
+@dataclass(frozen=True)
 class PPO:
     learning_rate: float = 3e-4  # Adam's learning rate
     anneal_lr: bool = True  # let the learning rate fall linearly to 0
@@ -80,16 +81,16 @@ class PPO:
     norm_reward: bool = True  # divide rewards by the running std of the discounted return and clip them to +-10
 
 
-@dataclass
+@dataclass(frozen=True)
 class Baseline:
     bootstrap_truncated: bool = True  # bootstrap where a time limit ends an episode; CleanRL does not
     shared_backbone: bool = False  # let policy and value share one backbone, as in PrefPoE
     squash_mean: bool = False  # pass the mean of continuous actions through tanh, as in PrefPoE
-    logstd_init: float = 0.0  # log of the std of continuous actions at the start; PrefPoE's is -1
+    logstd_init: float = 0.0  # log std of continuous actions at the start; PrefPoE's experts: -1, their product: -1.35
     # With Discrete actions norm_obs and norm_reward are off by default, as in prefpoe_lunarlander.py.
 
 
-@dataclass
+@dataclass(frozen=True)
 class Logging:
     eval_every: int = 25  # iterations between two evaluations of the policy's mode, 3 episodes each (0: never)
     eval_episodes: int = 10  # episodes of the evaluation at the end
@@ -102,7 +103,7 @@ class Logging:
     wandb_entity: str | None = None  # team there
 
 
-@dataclass
+@dataclass(frozen=True)
 class Args(Logging, Baseline, PPO, Run):
     """Every option; --help shows them in these groups."""
 
@@ -246,7 +247,9 @@ def scheduled(args: Args, iteration: int) -> Args:
     """The arguments of one iteration: those named in SCHEDULED change over training."""
     remaining = 1 - (iteration - 1) / args.num_iterations  # 1 at first, 0 after the last one
     lr, ent = (remaining if anneal else 1.0 for anneal in (args.anneal_lr, args.anneal_ent))
-    return replace(args, learning_rate=args.learning_rate * lr, ent_coef=args.ent_coef * ent)
+    now = dict(learning_rate=args.learning_rate * lr, ent_coef=args.ent_coef * ent)
+    assert now.keys() == {*SCHEDULED}, "what changes over training must stand in SCHEDULED, or only acting sees it"
+    return replace(args, **now)
 
 
 SCHEDULED = ("learning_rate", "ent_coef")
@@ -330,9 +333,11 @@ def update(step: Callable, params: torch.Tensor, adam: Adam, batch: Batch, rng, 
 # Below here are standard parts (Adam, initial weights, normalisation), how they are fast, and what a user needs.
 # ======================================================================================================================
 
-# All that training changes; `params` is the agent's weights as one vector. Adam: moments (num_params,), betas^t (2,).
+# All that training changes; `params` is the agent's weights as one vector.
+# Adam: moments (num_params,), and powers (2,): beta_1^t and beta_2^t of its own betas, in one tensor with a dimension,
+# since torch.compile drops in-place changes of those without.
 Learner = namedtuple("Learner", "agent params adam obs_stats return_stats rng")
-Adam = namedtuple("Adam", "m v decay")
+Adam = namedtuple("Adam", "m v powers")
 
 
 def make_step(agent: Agent, args: Args) -> Callable:
@@ -344,7 +349,8 @@ def make_step(agent: Agent, args: Args) -> Callable:
     """
     names, shapes = zip(*((name, x.shape) for name, x in agent.named_parameters()), strict=True)
     sizes = [shape.numel() for shape in shapes]
-    betas = torch.tensor([0.9, 0.999], dtype=torch.float64, device=next(agent.parameters()).device)
+    m_decay, v_decay = 0.9, 0.999  # beta_1 and beta_2 of Adam
+    decays = torch.tensor([m_decay, v_decay], dtype=torch.float64, device=next(agent.parameters()).device)
 
     def loss(params: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, torch.Tensor]:
         weights = {name: x.view(shape) for name, shape, x in zip(names, shapes, params.split(sizes), strict=True)}
@@ -354,10 +360,10 @@ def make_step(agent: Agent, args: Args) -> Callable:
     def step(params: torch.Tensor, adam: Adam, batch: Batch, now: dict[str, torch.Tensor]) -> torch.Tensor:
         gradient, (_, losses) = grad_and_value(loss, has_aux=True)(params, batch, replace(args, **now))
         gradient = gradient * (args.max_grad_norm / (gradient.norm() + 1e-6)).clip(max=1.0)
-        adam.decay.mul_(betas)  # betas**t would be taken anew for every 8 weights: 9 % of a step
-        adam.m.lerp_(gradient, 1 - 0.9)
-        adam.v.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
-        m_hat, v_hat = adam.m / (1 - adam.decay[0]).float(), adam.v / (1 - adam.decay[1]).float()
+        adam.powers.mul_(decays)  # decays**t is computed anew for every 8 weights once compiled: 9 % of a step
+        adam.m.lerp_(gradient, 1 - m_decay)
+        adam.v.mul_(v_decay).addcmul_(gradient, gradient, value=1 - v_decay)
+        m_hat, v_hat = adam.m / (1 - adam.powers[0]).float(), adam.v / (1 - adam.powers[1]).float()
         params.sub_(now["learning_rate"] * m_hat / (v_hat.sqrt() + 1e-5))
         return losses
 
@@ -411,9 +417,10 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
         (policy,) = experts(obs)
         return np.argmax(policy.logits + noise, axis=-1) if discrete else policy.mean + policy.std * noise
 
-    probe = torch.linspace(-1, 1, len(W1)).to(agent.critic.weight)[None]
-    ours, truth = np.hstack(sum(experts(probe.cpu().numpy()), ())), torch.hstack(sum(agent(probe)[:-1], ())).cpu()
-    assert np.allclose(ours, truth, 1e-3, 1e-4, equal_nan=True), "numpy_policy is not Agent.forward: change both"
+    probe = torch.linspace(-10, 10, 8 * len(W1)).view(8, -1).to(agent.critic.weight)
+    ours = np.vstack([np.hstack(*experts(obs[None])) for obs in probe.cpu().numpy()])
+    truth = torch.hstack(agent(probe)[0]).cpu()
+    assert np.allclose(ours, truth, 1e-3, 1e-4, equal_nan=True), "acting differs from Agent.forward in torch"
     return act
 
 
@@ -465,7 +472,7 @@ def make_env(env_id: str, video: bool = False) -> gym.Env:
                 fail(f"--capture-video: {env_id} gives no picture")
     except Exception as error:
         if isinstance(error, (gym.error.UnregisteredEnv, ImportError)):
-            near = difflib.get_close_matches(env_id, gym.registry.keys() - {env_id})
+            near = difflib.get_close_matches(env_id, gym.registry.keys() - {env_id}) if "--env-id" in problem else []
             problem += f" (near names: {', '.join(near)})" if near else ""
         if video or isinstance(error, (gym.error.Error, ImportError)) or "MUJOCO_GL" in str(error):
             fail(f"{problem}: {error}")
@@ -479,8 +486,8 @@ def check_action_space(space: gym.Space, args: Args) -> None:
     box = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
     if not box and not (isinstance(space, gym.spaces.Discrete) and space.start == 0):
         fail(f"--env-id {args.env_id}: this script needs a flat Box or a Discrete action space from 0, not {space}")
-    if args.squash_mean and box and ((space.low > 1).any() or (space.high < -1).any()):
-        warn(f"the policy's means lie within +-1, outside of {space}: wrap it in gymnasium's RescaleAction")
+    if args.squash_mean and box and ((space.low > 1) | (space.high < -1) | (space.high - space.low > 20)).any():
+        warn(f"the policy's means lie within +-1, a poor fit to {space}: wrap it in gymnasium's RescaleAction")
 
 
 class VecEnv(gym.vector.SyncVectorEnv):
@@ -739,6 +746,8 @@ class Log:
     def __init__(self, learner: Learner, progress: dict, args: Args):
         self.learner, self.progress, self.args, self.eval_env = learner, progress, args, make_env(args.env_id)
         self.folder, self.lock = open_folder(args)
+        if args.resume and load_checkpoint(args.resume)["iteration"] != progress["iteration"]:
+            fail(f"--resume {args.resume}: another process has just trained it further; try again")
         self.metrics, self.started = self.folder / "metrics.csv", time.perf_counter() - progress["seconds"]
         self.signals, self.first, self.evaluated = [], True, ""  # first: none ended here yet
         config = asdict(args) | {"resume": None, "id": progress["id"], "versions": versions()}
@@ -781,11 +790,12 @@ class Log:
         row |= {"eval_return": np.mean(returns)} | losses._asdict() | diagnostics | {"lr": now.learning_rate}
         self.write(row)
         self.progress |= dict(iteration=iteration, global_step=step)
-        if self.signals or iteration % args.checkpoint_every == 0 or iteration == args.num_iterations:
+        stopping = [*self.signals]  # one that comes while this saves ends the next iteration
+        if stopping or iteration % args.checkpoint_every == 0 or iteration == args.num_iterations:
             save_checkpoint(self.folder, self.learner, self.progress, args)
-        if self.signals:
+        if stopping:
             say(f"stopped at step {step}; go on with --resume {self.folder}")
-            self.stop(self.signals[0])
+            self.stop(stopping[0])
 
     def write(self, row: dict[str, float]) -> None:
         """Add SPS, of all of the iteration, and seconds to a row, and send it everywhere."""
@@ -918,7 +928,7 @@ def parse_args(argv: list[str] | None = None) -> Args:
             fail(f"{source} is of another script: this one has no {', '.join(sorted(unknown))}")
         saved["cuda"] = saved.get("cuda", False) and torch.cuda.is_available()
         if args.evaluate:
-            saved["capture_video"] = False
+            saved |= dict(capture_video=False, track=False)
         args = read_flags(argv, Args(**saved))
         for name in saved if args.resume else ():
             if (value := getattr(args, name)) != saved[name]:

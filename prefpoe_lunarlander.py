@@ -48,11 +48,11 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from tqdm import tqdm
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
     env_id: str = "LunarLander-v3"  # Gymnasium id of the environment
     seed: int = 1  # seed of training: environments, initial weights, noise; evaluations always start alike
-    total_timesteps: int = 1_000_000  # environment steps to train for, over all environments
+    total_timesteps: int = 1_000_000  # environment steps to train for, in all environments together; whole iterations
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
     run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>-<ns>)
     resume: str | None = None  # run folder to go on with; every other argument then comes from its checkpoint
@@ -61,7 +61,7 @@ class Run:
     compile: bool = True  # compile the update with torch.compile; without a C++ compiler it runs eagerly
 
 
-@dataclass
+@dataclass(frozen=True)
 class PPO:
     learning_rate: float = 3e-4  # Adam's learning rate
     anneal_lr: bool = True  # let the learning rate fall linearly to 0
@@ -79,7 +79,7 @@ class PPO:
     norm_reward: bool = False  # divide rewards by the running std of the discounted return and clip them to +-10
 
 
-@dataclass
+@dataclass(frozen=True)
 class Preference:
     fusion: Literal["poe", "linear", "none"] = "poe"  # pi_f: the experts' product, their average, or pi_theta alone
     lambda_pref: float = 1.0  # lambda, the weight of the preference in the fusion
@@ -89,10 +89,10 @@ class Preference:
     w_pref: float = 0.05  # weight of L_pref in the total loss; tried here: 0.005 to 0.2, which is too much
     w_cons: float = 0.1  # weight of L_cons, the KL from the fused policy to the preference; tried here: 0.02 to 0.2
     anneal_pref: bool = False  # let alpha and w_cons fall linearly to 0
-    advantage_noise: float = 0.0  # std of the Gaussian noise added to the advantages that the preference sees
+    advantage_noise: float = 0.0  # std of the Gaussian noise added to A_norm, the advantages that the preference sees
 
 
-@dataclass
+@dataclass(frozen=True)
 class Logging:
     eval_every: int = 25  # iterations between two evaluations of the policy's mode, 3 episodes each (0: never)
     eval_episodes: int = 10  # episodes of the evaluation at the end
@@ -105,7 +105,7 @@ class Logging:
     wandb_entity: str | None = None  # team there
 
 
-@dataclass
+@dataclass(frozen=True)
 class Args(Logging, Preference, PPO, Run):
     """Every option; --help shows them in these groups."""
 
@@ -161,7 +161,7 @@ def fuse(main: Categorical, pref: Categorical, args: Args) -> Categorical:
         xp = np if isinstance(main.logits, np.ndarray) else torch
         largest = xp.maximum(main.log_p, pref.log_p)  # taken out, so that no exp of a small log underflows
         average = xp.exp(main.log_p - largest) + args.lambda_pref * xp.exp(pref.log_p - largest)
-        return Categorical(largest + xp.log(average))
+        return Categorical(largest + xp.log(average.clip(1e-37)))  # above 0 where lambda is 0 too
     return Categorical(main.logits + args.lambda_pref * pref.logits)
 
 
@@ -257,9 +257,11 @@ def scheduled(args: Args, iteration: int, trust: float) -> Args:
     """
     remaining = 1 - (iteration - 1) / args.num_iterations  # 1 at first, 0 after the last one
     lr, pref = (remaining if anneal else 1.0 for anneal in (args.anneal_lr, args.anneal_pref))
-    fusion = {"constant": 1.0, "falling": remaining, "rising": 1 - remaining, "guided": trust}[args.lambda_schedule]
-    now = dict(alpha=args.alpha * pref, w_cons=args.w_cons * pref, lambda_pref=args.lambda_pref * fusion)
-    return replace(args, learning_rate=args.learning_rate * lr, **now)
+    share = {"constant": 1.0, "falling": remaining, "rising": 1 - remaining, "guided": trust}[args.lambda_schedule]
+    now = dict(alpha=args.alpha * pref, w_cons=args.w_cons * pref, lambda_pref=args.lambda_pref * share)
+    now["learning_rate"] = args.learning_rate * lr
+    assert now.keys() == {*SCHEDULED}, "what changes over training must stand in SCHEDULED, or only acting sees it"
+    return replace(args, **now)
 
 
 SCHEDULED = ("learning_rate", "alpha", "w_cons", "lambda_pref")
@@ -349,9 +351,11 @@ def update(step: Callable, params: torch.Tensor, adam: Adam, batch: Batch, rng, 
 # Below here are standard parts (Adam, initial weights, normalisation), how they are fast, and what a user needs.
 # ======================================================================================================================
 
-# All that training changes; `params` is the agent's weights as one vector. Adam: moments (num_params,), betas^t (2,).
+# All that training changes; `params` is the agent's weights as one vector.
+# Adam: moments (num_params,), and powers (2,): beta_1^t and beta_2^t of its own betas, in one tensor with a dimension,
+# since torch.compile drops in-place changes of those without.
 Learner = namedtuple("Learner", "agent params adam obs_stats return_stats rng")
-Adam = namedtuple("Adam", "m v decay")
+Adam = namedtuple("Adam", "m v powers")
 
 
 def make_step(agent: Agent, args: Args) -> Callable:
@@ -363,7 +367,8 @@ def make_step(agent: Agent, args: Args) -> Callable:
     """
     names, shapes = zip(*((name, x.shape) for name, x in agent.named_parameters()), strict=True)
     sizes = [shape.numel() for shape in shapes]
-    betas = torch.tensor([0.9, 0.999], dtype=torch.float64, device=next(agent.parameters()).device)
+    m_decay, v_decay = 0.9, 0.999  # beta_1 and beta_2 of Adam
+    decays = torch.tensor([m_decay, v_decay], dtype=torch.float64, device=next(agent.parameters()).device)
 
     def loss(params: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, torch.Tensor]:
         weights = {name: x.view(shape) for name, shape, x in zip(names, shapes, params.split(sizes), strict=True)}
@@ -373,10 +378,10 @@ def make_step(agent: Agent, args: Args) -> Callable:
     def step(params: torch.Tensor, adam: Adam, batch: Batch, now: dict[str, torch.Tensor]) -> torch.Tensor:
         gradient, (_, losses) = grad_and_value(loss, has_aux=True)(params, batch, replace(args, **now))
         gradient = gradient * (args.max_grad_norm / (gradient.norm() + 1e-6)).clip(max=1.0)
-        adam.decay.mul_(betas)  # betas**t would be taken anew for every 8 weights: 9 % of a step
-        adam.m.lerp_(gradient, 1 - 0.9)
-        adam.v.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
-        m_hat, v_hat = adam.m / (1 - adam.decay[0]).float(), adam.v / (1 - adam.decay[1]).float()
+        adam.powers.mul_(decays)  # decays**t is computed anew for every 8 weights once compiled: 9 % of a step
+        adam.m.lerp_(gradient, 1 - m_decay)
+        adam.v.mul_(v_decay).addcmul_(gradient, gradient, value=1 - v_decay)
+        m_hat, v_hat = adam.m / (1 - adam.powers[0]).float(), adam.v / (1 - adam.powers[1]).float()
         params.sub_(now["learning_rate"] * m_hat / (v_hat.sqrt() + 1e-5))
         return losses
 
@@ -429,9 +434,10 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
     def act(obs: np.ndarray, noise: np.ndarray | float) -> np.ndarray:
         return np.argmax(fuse(*experts(obs), args).logits + noise, axis=-1)
 
-    probe = torch.linspace(-1, 1, len(W1)).to(agent.critic.weight)[None]
-    ours, truth = np.hstack(sum(experts(probe.cpu().numpy()), ())), torch.hstack(sum(agent(probe)[:-1], ())).cpu()
-    assert np.allclose(ours, truth, 1e-3, 1e-4, equal_nan=True), "numpy_policy is not Agent.forward: change both"
+    probe = torch.linspace(-10, 10, 8 * len(W1)).view(8, -1).to(agent.critic.weight)
+    ours = np.vstack([np.hstack(fuse(*experts(obs[None]), args)) for obs in probe.cpu().numpy()])
+    truth = torch.hstack(fuse(*agent(probe)[:-1], args)).cpu()
+    assert np.allclose(ours, truth, 1e-3, 1e-4, equal_nan=True), "acting differs from Agent.forward and fuse in torch"
     return act
 
 
@@ -479,7 +485,7 @@ def make_env(env_id: str, video: bool = False) -> gym.Env:
                 fail(f"--capture-video: {env_id} gives no picture")
     except Exception as error:
         if isinstance(error, (gym.error.UnregisteredEnv, ImportError)):
-            near = difflib.get_close_matches(env_id, gym.registry.keys() - {env_id})
+            near = difflib.get_close_matches(env_id, gym.registry.keys() - {env_id}) if "--env-id" in problem else []
             problem += f" (near names: {', '.join(near)})" if near else ""
         if video or isinstance(error, (gym.error.Error, ImportError)) or "MUJOCO_GL" in str(error):
             fail(f"{problem}: {error}")
@@ -779,6 +785,8 @@ class Log:
     def __init__(self, learner: Learner, progress: dict, args: Args):
         self.learner, self.progress, self.args, self.eval_env = learner, progress, args, make_env(args.env_id)
         self.folder, self.lock = open_folder(args)
+        if args.resume and load_checkpoint(args.resume)["iteration"] != progress["iteration"]:
+            fail(f"--resume {args.resume}: another process has just trained it further; try again")
         self.metrics, self.started = self.folder / "metrics.csv", time.perf_counter() - progress["seconds"]
         self.warned, self.signals, self.first, self.evaluated = set(), [], True, ""  # first: none ended here yet
         config = asdict(args) | {"resume": None, "id": progress["id"], "versions": versions()}
@@ -824,11 +832,12 @@ class Log:
             warn(advice)
             self.warned.add(advice)
         self.progress |= dict(iteration=iteration, global_step=step)
-        if self.signals or iteration % args.checkpoint_every == 0 or iteration == args.num_iterations:
+        stopping = [*self.signals]  # one that comes while this saves ends the next iteration
+        if stopping or iteration % args.checkpoint_every == 0 or iteration == args.num_iterations:
             save_checkpoint(self.folder, self.learner, self.progress, args)
-        if self.signals:
+        if stopping:
             say(f"stopped at step {step}; go on with --resume {self.folder}")
-            self.stop(self.signals[0])
+            self.stop(stopping[0])
 
     def write(self, row: dict[str, float]) -> None:
         """Add SPS, of all of the iteration, and seconds to a row, and send it everywhere."""
@@ -961,7 +970,7 @@ def parse_args(argv: list[str] | None = None) -> Args:
             fail(f"{source} is of another script: this one has no {', '.join(sorted(unknown))}")
         saved["cuda"] = saved.get("cuda", False) and torch.cuda.is_available()
         if args.evaluate:
-            saved["capture_video"] = False
+            saved |= dict(capture_video=False, track=False)
         args = read_flags(argv, Args(**saved))
         for name in saved if args.resume else ():
             if (value := getattr(args, name)) != saved[name]:

@@ -49,11 +49,11 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from tqdm import tqdm
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
     env_id: str = "MultiGoal-v0"  # Gymnasium id of the environment
     seed: int = 1  # seed of training: environments, initial weights, noise; evaluations always start alike
-    total_timesteps: int = 1_000_000  # environment steps to train for, over all environments
+    total_timesteps: int = 1_000_000  # environment steps to train for, in all environments together; whole iterations
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
     run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>-<ns>)
     resume: str | None = None  # run folder to go on with; every other argument then comes from its checkpoint
@@ -62,7 +62,7 @@ class Run:
     compile: bool = True  # compile the update with torch.compile; without a C++ compiler it runs eagerly
 
 
-@dataclass
+@dataclass(frozen=True)
 class PPO:
     learning_rate: float = 3e-4  # Adam's learning rate
     anneal_lr: bool = True  # let the learning rate fall linearly to 0
@@ -80,7 +80,7 @@ class PPO:
     norm_reward: bool = True  # divide rewards by the running std of the discounted return and clip them to +-10
 
 
-@dataclass
+@dataclass(frozen=True)
 class Preference:
     num_modes: int = 4  # K, the modes of the preference
     fusion: Literal["poe", "none"] = "poe"  # pi_f: the experts' product, or pi_theta alone
@@ -91,10 +91,10 @@ class Preference:
     w_pref: float = 0.05  # weight of L_pref in the total loss; tried here: 0.005 to 0.2, which is too much
     w_cons: float = 0.1  # weight of L_cons, the KL from the fused policy to the preference; tried here: 0.02 to 0.2
     anneal_pref: bool = False  # let alpha and w_cons fall linearly to 0
-    advantage_noise: float = 0.0  # std of the Gaussian noise added to the advantages that the preference sees
+    advantage_noise: float = 0.0  # std of the Gaussian noise added to A_norm, the advantages that the preference sees
 
 
-@dataclass
+@dataclass(frozen=True)
 class Logging:
     eval_every: int = 25  # iterations between two evaluations of the policy's mode, 3 episodes each (0: never)
     eval_episodes: int = 10  # episodes of the evaluation at the end
@@ -107,7 +107,7 @@ class Logging:
     wandb_entity: str | None = None  # team there
 
 
-@dataclass
+@dataclass(frozen=True)
 class Args(Logging, Preference, PPO, Run):
     """Every option; --help shows them in these groups."""
 
@@ -118,6 +118,9 @@ class Args(Logging, Preference, PPO, Run):
     @property
     def num_iterations(self) -> int:
         return self.total_timesteps // self.batch_size
+
+
+STD_BOUNDS = 1e-3, 2.0  # of the std that `fuse` gives, and of the preference's in PrefPoE on PPO
 
 
 class Gaussian(NamedTuple):
@@ -241,7 +244,7 @@ def shares(main_std, pref_std, args: Args) -> tuple:
     xp = torch if isinstance(main_std, torch.Tensor) else np
     main_precision, pref_precision = main_std**-2, args.lambda_pref * pref_std**-2
     precision, variance = main_precision + pref_precision, args.lambda_pref * main_std**2 + pref_std**2
-    fused = main_precision / precision, pref_precision / precision, (precision**-0.5).clip(1e-3, 2.0)
+    fused = main_precision / precision, pref_precision / precision, (precision**-0.5).clip(*STD_BOUNDS)
     return *fused, args.lambda_pref / variance, -0.5 * xp.log(variance).sum(-1)
 
 
@@ -272,7 +275,7 @@ class Agent(nn.Module):
         main_mean, pref_mean = torch.tanh(self.actor_mean(hidden)), torch.tanh(self.preference_mean(hidden))
         main_mean, pref_mean = main_mean.unsqueeze(-2), pref_mean.view(shape)
         main = Gaussian(main_mean, self.actor_logstd.exp().expand_as(main_mean))
-        pref = Gaussian(pref_mean, self.preference_logstd.exp().clip(1e-3, 2.0).expand_as(pref_mean))
+        pref = Gaussian(pref_mean, self.preference_logstd.exp().clip(*STD_BOUNDS).expand_as(pref_mean))
         main = Mixture(torch.zeros_like(main_mean[..., 0]), main)
         return main, Mixture(self.preference_logits(hidden), pref), self.critic(hidden).squeeze(-1)
 
@@ -321,9 +324,9 @@ def preference_loss(pref, action: torch.Tensor, A_norm: torch.Tensor, beta1: flo
 def total_loss(agent_output: tuple, batch: Batch, args: Args) -> Losses:
     """L_total = L_PPO(pi_f) + w_pref L_pref + w_cons L_cons, with L_cons = E[KL(pi_f || pi_p)].
 
-    The gradient of L_cons reaches both experts. Gaussian experts that the advantages tell nothing settle
-    at s_f^2 = (1 - alpha w_pref / w_cons) s_p^2 where that is below s_p^2 / lambda, and there the two terms
-    are worth an entropy bonus of weight alpha w_pref; if alpha w_pref >= w_cons, s_p only grows.
+    The gradient of L_cons reaches both experts. Where the surrogate holds pi_f still, Gaussian experts that the
+    advantages tell nothing settle at s_f^2 = (1 - alpha w_pref / w_cons) s_p^2, if that is below s_p^2 / lambda, and
+    there the two terms are worth an entropy bonus of weight alpha w_pref; if alpha w_pref >= w_cons, s_p only grows.
     """
     main, pref, value = agent_output
     fused = fuse(main, pref, args)
@@ -354,9 +357,11 @@ def scheduled(args: Args, iteration: int, trust: float) -> Args:
     """
     remaining = 1 - (iteration - 1) / args.num_iterations  # 1 at first, 0 after the last one
     lr, pref = (remaining if anneal else 1.0 for anneal in (args.anneal_lr, args.anneal_pref))
-    fusion = {"constant": 1.0, "falling": remaining, "rising": 1 - remaining, "guided": trust}[args.lambda_schedule]
-    now = dict(alpha=args.alpha * pref, w_cons=args.w_cons * pref, lambda_pref=args.lambda_pref * fusion)
-    return replace(args, learning_rate=args.learning_rate * lr, **now)
+    share = {"constant": 1.0, "falling": remaining, "rising": 1 - remaining, "guided": trust}[args.lambda_schedule]
+    now = dict(alpha=args.alpha * pref, w_cons=args.w_cons * pref, lambda_pref=args.lambda_pref * share)
+    now["learning_rate"] = args.learning_rate * lr
+    assert now.keys() == {*SCHEDULED}, "what changes over training must stand in SCHEDULED, or only acting sees it"
+    return replace(args, **now)
 
 
 SCHEDULED = ("learning_rate", "alpha", "w_cons", "lambda_pref")
@@ -446,9 +451,11 @@ def update(step: Callable, params: torch.Tensor, adam: Adam, batch: Batch, rng, 
 # Below here are standard parts (Adam, initial weights, normalisation), how they are fast, and what a user needs.
 # ======================================================================================================================
 
-# All that training changes; `params` is the agent's weights as one vector. Adam: moments (num_params,), betas^t (2,).
+# All that training changes; `params` is the agent's weights as one vector.
+# Adam: moments (num_params,), and powers (2,): beta_1^t and beta_2^t of its own betas, in one tensor with a dimension,
+# since torch.compile drops in-place changes of those without.
 Learner = namedtuple("Learner", "agent params adam obs_stats return_stats rng")
-Adam = namedtuple("Adam", "m v decay")
+Adam = namedtuple("Adam", "m v powers")
 
 
 def make_step(agent: Agent, args: Args) -> Callable:
@@ -460,7 +467,8 @@ def make_step(agent: Agent, args: Args) -> Callable:
     """
     names, shapes = zip(*((name, x.shape) for name, x in agent.named_parameters()), strict=True)
     sizes = [shape.numel() for shape in shapes]
-    betas = torch.tensor([0.9, 0.999], dtype=torch.float64, device=next(agent.parameters()).device)
+    m_decay, v_decay = 0.9, 0.999  # beta_1 and beta_2 of Adam
+    decays = torch.tensor([m_decay, v_decay], dtype=torch.float64, device=next(agent.parameters()).device)
 
     def loss(params: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, torch.Tensor]:
         weights = {name: x.view(shape) for name, shape, x in zip(names, shapes, params.split(sizes), strict=True)}
@@ -470,10 +478,10 @@ def make_step(agent: Agent, args: Args) -> Callable:
     def step(params: torch.Tensor, adam: Adam, batch: Batch, now: dict[str, torch.Tensor]) -> torch.Tensor:
         gradient, (_, losses) = grad_and_value(loss, has_aux=True)(params, batch, replace(args, **now))
         gradient = gradient * (args.max_grad_norm / (gradient.norm() + 1e-6)).clip(max=1.0)
-        adam.decay.mul_(betas)  # betas**t would be taken anew for every 8 weights: 9 % of a step
-        adam.m.lerp_(gradient, 1 - 0.9)
-        adam.v.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
-        m_hat, v_hat = adam.m / (1 - adam.decay[0]).float(), adam.v / (1 - adam.decay[1]).float()
+        adam.powers.mul_(decays)  # decays**t is computed anew for every 8 weights once compiled: 9 % of a step
+        adam.m.lerp_(gradient, 1 - m_decay)
+        adam.v.mul_(v_decay).addcmul_(gradient, gradient, value=1 - v_decay)
+        m_hat, v_hat = adam.m / (1 - adam.powers[0]).float(), adam.v / (1 - adam.powers[1]).float()
         params.sub_(now["learning_rate"] * m_hat / (v_hat.sqrt() + 1e-5))
         return losses
 
@@ -518,7 +526,7 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
     heads = ("actor_mean", "preference_mean", "preference_logits")
     W_heads, b_heads = (np.hstack([weights[f"{head}.{x}"] for head in heads]) for x in ("weight", "bias"))
     main_std, pref_std = (np.exp(weights[f"{head}_logstd"].T)[None] for head in ("actor", "preference"))
-    pref_std, (_, num_modes, action_dim) = pref_std.clip(1e-3, 2.0), pref_std.shape
+    pref_std, (_, num_modes, action_dim) = pref_std.clip(*STD_BOUNDS), pref_std.shape
 
     def experts(obs: np.ndarray) -> tuple[Mixture, Mixture]:
         outputs = np.tanh(np.tanh(obs.dot(W1) + b1).dot(W2) + b2).dot(W_heads) + b_heads
@@ -535,12 +543,13 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
         mean, std = (np.broadcast_to(x, fused.modes.mean.shape)[np.arange(len(obs)), chosen] for x in fused.modes)
         return mean + std * normal
 
-    def flat(experts: tuple) -> list:
-        return [x.reshape(1, -1) for logits, modes in experts for x in (logits, *modes)]
+    def flat(policy: Mixture) -> list:
+        return [x.reshape(len(x), -1) for x in (policy.logits, *policy.modes)]
 
-    probe = torch.linspace(-1, 1, len(W1)).to(agent.critic.weight)[None]
-    ours, truth = np.hstack(flat(experts(probe.cpu().numpy()))), torch.hstack(flat(agent(probe)[:-1])).cpu()
-    assert np.allclose(ours, truth, 1e-3, 1e-4, equal_nan=True), "numpy_policy is not Agent.forward: change both"
+    probe = torch.linspace(-10, 10, 8 * len(W1)).view(8, -1).to(agent.critic.weight)
+    ours = np.vstack([np.hstack(flat(fuse(*experts(obs[None]), args))) for obs in probe.cpu().numpy()])
+    truth = torch.hstack(flat(fuse(*agent(probe)[:-1], args))).cpu()
+    assert np.allclose(ours, truth, 1e-3, 1e-4, equal_nan=True), "acting differs from Agent.forward and fuse in torch"
     return act
 
 
@@ -629,7 +638,7 @@ def make_env(env_id: str, video: bool = False) -> gym.Env:
                 fail(f"--capture-video: {env_id} gives no picture")
     except Exception as error:
         if isinstance(error, (gym.error.UnregisteredEnv, ImportError)):
-            near = difflib.get_close_matches(env_id, gym.registry.keys() - {env_id})
+            near = difflib.get_close_matches(env_id, gym.registry.keys() - {env_id}) if "--env-id" in problem else []
             problem += f" (near names: {', '.join(near)})" if near else ""
         if video or isinstance(error, (gym.error.Error, ImportError)) or "MUJOCO_GL" in str(error):
             fail(f"{problem}: {error}")
@@ -643,8 +652,8 @@ def check_action_space(space: gym.Space, args: Args) -> None:
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
         other = "prefpoe_lunarlander.py" if isinstance(space, gym.spaces.Discrete) else "another algorithm"
         fail(f"--env-id {args.env_id}: this script needs a flat Box action space, not {space}; use {other}")
-    if (space.low > 1).any() or (space.high < -1).any():
-        warn(f"the policy's means lie within +-1, outside of {space}: wrap it in gymnasium's RescaleAction")
+    if ((space.low > 1) | (space.high < -1) | (space.high - space.low > 20)).any():
+        warn(f"the policy's means lie within +-1, a poor fit to {space}: wrap it in gymnasium's RescaleAction")
 
 
 class VecEnv(gym.vector.SyncVectorEnv):
@@ -943,6 +952,8 @@ class Log:
     def __init__(self, learner: Learner, progress: dict, args: Args):
         self.learner, self.progress, self.args, self.eval_env = learner, progress, args, make_env(args.env_id)
         self.folder, self.lock = open_folder(args)
+        if args.resume and load_checkpoint(args.resume)["iteration"] != progress["iteration"]:
+            fail(f"--resume {args.resume}: another process has just trained it further; try again")
         self.metrics, self.started = self.folder / "metrics.csv", time.perf_counter() - progress["seconds"]
         self.warned, self.signals, self.first, self.evaluated = set(), [], True, ""  # first: none ended here yet
         config = asdict(args) | {"resume": None, "id": progress["id"], "versions": versions()}
@@ -988,11 +999,12 @@ class Log:
             warn(advice)
             self.warned.add(advice)
         self.progress |= dict(iteration=iteration, global_step=step)
-        if self.signals or iteration % args.checkpoint_every == 0 or iteration == args.num_iterations:
+        stopping = [*self.signals]  # one that comes while this saves ends the next iteration
+        if stopping or iteration % args.checkpoint_every == 0 or iteration == args.num_iterations:
             save_checkpoint(self.folder, self.learner, self.progress, args)
-        if self.signals:
+        if stopping:
             say(f"stopped at step {step}; go on with --resume {self.folder}")
-            self.stop(self.signals[0])
+            self.stop(stopping[0])
 
     def write(self, row: dict[str, float]) -> None:
         """Add SPS, of all of the iteration, and seconds to a row, and send it everywhere."""
@@ -1125,7 +1137,7 @@ def parse_args(argv: list[str] | None = None) -> Args:
             fail(f"{source} is of another script: this one has no {', '.join(sorted(unknown))}")
         saved["cuda"] = saved.get("cuda", False) and torch.cuda.is_available()
         if args.evaluate:
-            saved["capture_video"] = False
+            saved |= dict(capture_video=False, track=False)
         args = read_flags(argv, Args(**saved))
         for name in saved if args.resume else ():
             if (value := getattr(args, name)) != saved[name]:

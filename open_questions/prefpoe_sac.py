@@ -52,11 +52,11 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from tqdm import tqdm
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
     env_id: str = "HalfCheetah-v4"  # Gymnasium id of the environment
     seed: int = 1  # seed of training: environments, initial weights, noise; evaluations always start alike
-    total_timesteps: int = 1_000_000  # environment steps to train for, over all environments
+    total_timesteps: int = 1_000_000  # environment steps to train for, in all environments together; whole iterations
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
     run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>-<ns>)
     resume: str | None = None  # run folder to go on with; every other argument then comes from its checkpoint
@@ -65,21 +65,21 @@ class Run:
     compile: bool = True  # compile the update with torch.compile; without a C++ compiler it runs eagerly
 
 
-@dataclass
+@dataclass(frozen=True)
 class SAC:
     learning_rate: float = 3e-4  # Adam's learning rate of the actor
     q_lr: float = 1e-3  # Adam's learning rate of the critics and of the temperature
     num_envs: int = 1  # environments stepped in turn; an update follows after all of them
     num_steps: int = 1000  # steps in each environment, and updates, between two rows of metrics.csv
     learning_starts: int = 5000  # steps of uniform random actions before the first update
-    buffer_size: int = 1_000_000  # transitions of the replay memory, in replay.npz: 168 bytes each on HalfCheetah-v4
+    buffer_size: int = 1_000_000  # transitions of the replay memory, saved beside: 168 bytes each on HalfCheetah-v4
     minibatch_size: int = 256  # transitions an update
     gamma: float = 0.99  # discount factor
     tau: float = 0.005  # how far the target critics follow the critics at an update
     num_actions: int = 1  # actions of pi_f a state over which the actor's loss and V(s) are averaged
 
 
-@dataclass
+@dataclass(frozen=True)
 class Preference:
     fusion: Literal["poe", "linear", "none"] = "poe"  # pi_f: the experts' product, their average, or pi_theta alone
     lambda_pref: float = 1.0  # lambda, the weight of the preference in the fusion
@@ -90,7 +90,7 @@ class Preference:
     pref_actions: Literal["replayed", "own"] = "replayed"  # actions that L_pref weighs: replayed ones, or pi_f's of now
 
 
-@dataclass
+@dataclass(frozen=True)
 class Logging:
     eval_every: int = 25  # iterations between two evaluations of tanh of the mean, 3 episodes each (0: never)
     eval_episodes: int = 10  # episodes of the evaluation at the end
@@ -103,7 +103,7 @@ class Logging:
     wandb_entity: str | None = None  # team there
 
 
-@dataclass
+@dataclass(frozen=True)
 class Args(Logging, Preference, SAC, Run):
     """Every option; --help shows them in these groups."""
 
@@ -114,6 +114,9 @@ class Args(Logging, Preference, SAC, Run):
     @property
     def num_iterations(self) -> int:
         return self.total_timesteps // self.batch_size
+
+
+STD_BOUNDS = 1e-3, 2.0  # of the std that `fuse` gives, and of the preference's in PrefPoE on PPO
 
 
 class Gaussian(NamedTuple):
@@ -146,6 +149,7 @@ def fuse(main: Gaussian, pref: Gaussian, args: Args) -> Gaussian:
              than either expert; with lambda < 1 only s_f <= s_theta is guaranteed.
     linear:  means and standard deviations averaged with weights 1 : lambda, the contrast.
     none:    the main expert alone.
+    s_f is kept within STD_BOUNDS, but for none.
     """
     if args.fusion == "none":
         return main
@@ -157,10 +161,10 @@ def shares(main_std, pref_std, args: Args) -> tuple:
     """What each expert's mean counts in the fused one, and the fused std."""
     if args.fusion == "linear":
         total = 1 + args.lambda_pref
-        return 1 / total, args.lambda_pref / total, ((main_std + args.lambda_pref * pref_std) / total).clip(1e-3, 2.0)
+        return 1 / total, args.lambda_pref / total, ((main_std + args.lambda_pref * pref_std) / total).clip(*STD_BOUNDS)
     main_precision, pref_precision = main_std**-2, args.lambda_pref * pref_std**-2
     precision = main_precision + pref_precision
-    return main_precision / precision, pref_precision / precision, (precision**-0.5).clip(1e-3, 2.0)
+    return main_precision / precision, pref_precision / precision, (precision**-0.5).clip(*STD_BOUNDS)
 
 
 class Actor(nn.Module):
@@ -229,8 +233,8 @@ def preference_loss(pref, action: torch.Tensor, A_norm: torch.Tensor, beta1: flo
     On one batch it has no minimum in mu_p, since log pi_p of an action of negative A_norm falls for ever. With equal
     means and one s_p for all states, L_pref and L_cons are at rest where s_f^2 / s_p^2 = 1 - (alpha + beta_1
     E[A_norm z^2]) w_pref / w_cons, z = (u - mu_p) / s_p: with lambda = 1 nowhere if that is 1 or more. On its own
-    actions a softmax of Q, which SAC's policy is to be, has E[A_norm z^2] = -sqrt(2 / action_dim / (1 + 1 /
-    num_actions)), tanh aside: by default it has a resting place from two dimensions on.
+    actions a softmax of Q, which SAC's policy is to be, has E[A_norm z^2] = -s_f^2 / s_p^2 sqrt(2 / action_dim / (1 +
+    1 / num_actions)), tanh aside: by default it has a resting place from two dimensions on.
     """
     return -beta1 * (A_norm * pref.log_prob(action)).mean() - alpha * pref.entropy().mean()
 
@@ -356,9 +360,10 @@ def update(step: Callable, params: torch.Tensor, target: torch.Tensor, adam: Ada
 # ======================================================================================================================
 
 # All that training changes; `params` is the agent's weights as one vector, `target` the target critics' as another.
-# Adam: moments (num_params,), betas^t (2,).
+# Adam: moments (num_params,), and powers (2,): beta_1^t and beta_2^t of its own betas, in one tensor with a dimension,
+# since torch.compile drops in-place changes of those without.
 Learner = namedtuple("Learner", "agent params target adam replay rng")
-Adam = namedtuple("Adam", "m v decay")
+Adam = namedtuple("Adam", "m v powers")
 
 
 def make_step(agent: Agent, args: Args) -> Callable:
@@ -369,10 +374,13 @@ def make_step(agent: Agent, args: Args) -> Callable:
     """
     names, shapes = zip(*((name, x.shape) for name, x in agent.named_parameters()), strict=True)
     sizes = [shape.numel() for shape in shapes]
-    first = sum(n for name, n in zip(names, sizes, strict=True) if not name.startswith("critics."))  # they come last
+    of_critics = [name.startswith("critics.") for name in names]
+    first = sum(size for size, critic in zip(sizes, of_critics, strict=True) if not critic)
+    assert of_critics == sorted(of_critics), "critics come last: `target` takes the place of params[first:]"
     rates = [args.learning_rate if name.startswith("actor.") else args.q_lr for name in names]
     lr = torch.repeat_interleave(torch.tensor(rates), torch.tensor(sizes)).to(agent.log_temperature.device)
-    betas = torch.tensor([0.9, 0.999], dtype=torch.float64, device=lr.device)
+    m_decay, v_decay = 0.9, 0.999  # beta_1 and beta_2 of Adam
+    decays = torch.tensor([m_decay, v_decay], dtype=torch.float64, device=lr.device)
 
     def parts(params: torch.Tensor) -> dict[str, torch.Tensor]:
         return {name: x.view(shape) for name, shape, x in zip(names, shapes, params.split(sizes), strict=True)}
@@ -384,10 +392,10 @@ def make_step(agent: Agent, args: Args) -> Callable:
 
     def step(params: torch.Tensor, target: torch.Tensor, adam: Adam, batch: Batch, noise: torch.Tensor) -> torch.Tensor:
         gradient, (_, losses) = grad_and_value(loss, has_aux=True)(params, target, batch, noise)
-        adam.decay.mul_(betas)  # betas**t would be taken anew for every 8 weights: 7 % of a step
-        adam.m.lerp_(gradient, 1 - 0.9)
-        adam.v.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
-        m_hat, v_hat = adam.m / (1 - adam.decay[0]).float(), adam.v / (1 - adam.decay[1]).float()
+        adam.powers.mul_(decays)  # decays**t is computed anew for every 8 weights once compiled: 7 % of a step
+        adam.m.lerp_(gradient, 1 - m_decay)
+        adam.v.mul_(v_decay).addcmul_(gradient, gradient, value=1 - v_decay)
+        m_hat, v_hat = adam.m / (1 - adam.powers[0]).float(), adam.v / (1 - adam.powers[1]).float()
         params.sub_(lr * m_hat / (v_hat.sqrt() + 1e-8))
         target.lerp_(params[first:], args.tau)
         return losses
@@ -462,6 +470,17 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
     return act
 
 
+@torch.no_grad()
+def check_numpy_policy(agent: Agent, obs_dim: int, args: Args) -> None:
+    """AssertionError where acting, in numpy, and the losses, in torch, are not of the same policy."""
+    probe, act = torch.linspace(-10, 10, 8 * obs_dim).view(8, -1).to(agent.log_temperature), numpy_policy(agent, args)
+    fused = fuse(*agent.actor(probe), args)
+    for noise in (0.0, 1.0):
+        ours = np.vstack([act(obs[None], noise) for obs in probe.cpu().numpy()])
+        truth = (fused.mean + fused.std * noise).cpu()
+        assert np.allclose(ours, truth, 1e-3, 1e-4), "acting differs from Actor.forward and fuse in torch"
+
+
 def sample_noise(rng: np.random.Generator, size: tuple[int, ...], action_space: gym.Space) -> np.ndarray:
     """What `act` adds to the mean, in units of the standard deviation: (*size, action_dim)."""
     return rng.standard_normal((*size, *action_space.shape), dtype=np.float32)
@@ -489,7 +508,7 @@ def make_env(env_id: str, video: bool = False) -> gym.Env:
                 fail(f"--capture-video: {env_id} gives no picture")
     except Exception as error:
         if isinstance(error, (gym.error.UnregisteredEnv, ImportError)):
-            near = difflib.get_close_matches(env_id, gym.registry.keys() - {env_id})
+            near = difflib.get_close_matches(env_id, gym.registry.keys() - {env_id}) if "--env-id" in problem else []
             problem += f" (near names: {', '.join(near)})" if near else ""
         if video or isinstance(error, (gym.error.Error, ImportError)) or "MUJOCO_GL" in str(error):
             fail(f"{problem}: {error}")
@@ -546,7 +565,7 @@ def diagnose(agent: Agent, replay: Replay, rng, args: Args) -> dict[str, float]:
     """The experts on replayed transitions, as Gaussians before the tanh.
 
     guidance is corr(A_norm, log pi_p(a|s)), and A_z2 E[A_norm z^2] of z = (u - mu_p) / s_p, on replayed actions and
-    (own) on actions of pi_f, where SAC's softmax of Q would have -action_dim^-0.5, tanh aside. V is here of one action.
+    (own) on those of pi_f, where a softmax of Q has -s_f^2 / s_p^2 action_dim^-0.5, tanh aside. V is of one action.
     """
     batch = replay.sample(rng, 10 * args.minibatch_size, agent.log_temperature.device)
     main, pref = agent.actor(batch.obs)
@@ -626,12 +645,13 @@ PROGRESS = dict(iteration=0, global_step=0, seconds=0.0, id="")
 
 def make_learner(args: Args) -> tuple[Learner, dict]:
     """The learner by --seed, or as --resume or --evaluate restore it, and what else a checkpoint holds."""
-    torch.set_num_threads(1)  # so that a run does not hang on the machine's cores
+    torch.set_num_threads(1)  # so that a run does not depend on how many cores there are
     torch.manual_seed(args.seed)
     env = make_env(args.env_id, args.capture_video)
     check_action_space(env.action_space, args)
     sizes = env.observation_space.shape[0], env.action_space.shape[0]
     agent = Agent(*sizes).to("cuda" if args.cuda else "cpu")
+    check_numpy_policy(agent, sizes[0], args)
     params = parameters_to_vector(agent.parameters()).detach()
     vector_to_parameters(params, agent.parameters())  # from here on, the agent's weights are views of params
     target = parameters_to_vector(agent.critics.parameters()).detach()
@@ -647,15 +667,18 @@ def make_learner(args: Args) -> tuple[Learner, dict]:
 
 
 def save_checkpoint(folder: Path, learner: Learner, progress: dict, args: Args) -> None:
-    """Write replay.npz, and then checkpoint.pt, which torch.load(weights_only=True) reads."""
+    """Write checkpoint.pt, which torch.load(weights_only=True) reads, and before it the replay memory that it names, so
+    that a kill in between leaves the old two."""
     agent, _, target, adam, replay, rng = learner
     filled = min(replay.count, replay.size)
     np.savez(buffer := io.BytesIO(), **{name: x[:filled] for name, x in replay.columns._asdict().items()})
-    write_atomic(folder / "replay.npz", buffer.getbuffer())
+    write_atomic(memory := folder / f"replay-{replay.count}.npz", buffer.getbuffer())
     tensors = dict(agent=agent.state_dict(), target=target, adam=adam._asdict(), torch_rng=torch.get_rng_state())
     rest = progress | dict(replay_count=replay.count, numpy_rng=json.dumps(rng.bit_generator.state), args=asdict(args))
     torch.save(tensors | rest, buffer := io.BytesIO())
     write_atomic(folder / "checkpoint.pt", buffer.getvalue())
+    for old in {*folder.glob("replay-*.npz")} - {memory}:
+        old.unlink()
 
 
 def load_checkpoint(path: str) -> dict:
@@ -681,13 +704,13 @@ def restore(learner: Learner, args: Args) -> dict:
             torch.set_rng_state(checkpoint["torch_rng"])
             learner.replay.count = checkpoint["replay_count"]
             filled = min(learner.replay.count, learner.replay.size)
-            with np.load(Path(args.resume) / "replay.npz") as saved:
+            with np.load(Path(args.resume) / f"replay-{learner.replay.count}.npz") as saved:
                 for name, column in learner.replay.columns._asdict().items():
                     column[:filled] = saved[name][:filled]
     except FileNotFoundError as error:
         fail(f"{error.filename} is missing, the replay memory to go on with: copy it there, beside checkpoint.pt")
     except (RuntimeError, ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        fail(f"{path} is damaged, or of another script or task than --env-id {args.env_id}: {error}")
+        fail(f"{path} is damaged, or of another script, version or task than --env-id {args.env_id}: {error}")
     return {name: x for name, x in checkpoint.items() if name in PROGRESS}
 
 
@@ -740,6 +763,8 @@ class Log:
     def __init__(self, learner: Learner, progress: dict, args: Args):
         self.learner, self.progress, self.args, self.eval_env = learner, progress, args, make_env(args.env_id)
         self.folder, self.lock = open_folder(args)
+        if args.resume and load_checkpoint(args.resume)["iteration"] != progress["iteration"]:
+            fail(f"--resume {args.resume}: another process has just trained it further; try again")
         self.metrics, self.started = self.folder / "metrics.csv", time.perf_counter() - progress["seconds"]
         self.warned, self.signals, self.first, self.evaluated = set(), [], True, ""  # first: none ended here yet
         config = asdict(args) | {"resume": None, "id": progress["id"], "versions": versions()}
@@ -787,11 +812,12 @@ class Log:
             warn(advice)
             self.warned.add(advice)
         self.progress |= dict(iteration=iteration, global_step=step)
-        if self.signals or iteration % args.checkpoint_every == 0 or iteration == args.num_iterations:
+        stopping = [*self.signals]  # one that comes while this saves ends the next iteration
+        if stopping or iteration % args.checkpoint_every == 0 or iteration == args.num_iterations:
             save_checkpoint(self.folder, self.learner, self.progress, args)
-        if self.signals:
+        if stopping:
             say(f"stopped at step {step}; go on with --resume {self.folder}")
-            self.stop(self.signals[0])
+            self.stop(stopping[0])
 
     def write(self, row: dict[str, float]) -> None:
         """Add SPS, of all of the iteration, and seconds to a row, and send it everywhere."""
@@ -924,7 +950,7 @@ def parse_args(argv: list[str] | None = None) -> Args:
             fail(f"{source} is of another script: this one has no {', '.join(sorted(unknown))}")
         saved["cuda"] = saved.get("cuda", False) and torch.cuda.is_available()
         if args.evaluate:
-            saved["capture_video"] = False
+            saved |= dict(capture_video=False, track=False)
         args = read_flags(argv, Args(**saved))
         for name in saved if args.resume else ():
             if (value := getattr(args, name)) != saved[name]:
@@ -961,8 +987,8 @@ def check_args(args: Args) -> None:
             fail(f"--{name.replace('_', '-')} {value}: give a number from {low:g} to {high:g}")
     if args.total_timesteps < args.batch_size:
         fail(f"--total-timesteps {args.total_timesteps}: give at least num_envs * num_steps = {args.batch_size}")
-    if args.learning_starts >= args.total_timesteps:
-        fail(f"--learning-starts {args.learning_starts}: give less than --total-timesteps {args.total_timesteps}")
+    if args.learning_starts >= (steps := args.num_iterations * args.batch_size):
+        fail(f"--learning-starts {args.learning_starts}: give less than the {steps} steps of training")
     if args.run_name and (Path(args.run_name).name != args.run_name or args.run_name == ".."):
         fail(f"--run-name {args.run_name}: give the name of one folder inside runs/")
     if args.track and not find_spec("wandb"):

@@ -391,7 +391,18 @@ def test_a_missing_package_is_named_before_training(package, name, changes, name
     )
     assert process.returncode == 2 and not process.stdout
     assert is_one_line(process.stderr, *named, "pip install"), process.stderr
+    assert "near names" not in process.stderr or package != "moviepy"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_tracked_run_is_evaluated_without_wandb(script, trained, tmp_path):
+    folder = shutil.copytree(trained[script.__name__], tmp_path / "run")
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    checkpoint["args"]["track"] = True
+    torch.save(checkpoint, folder / "checkpoint.pt")
+    words = [sys.executable, "-c", BLOCKED, "wandb", script.__file__, "--evaluate", folder]
+    process = subprocess.run(words, check=False, env=environment(), capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0 and evaluation_line(process.stdout), process.stderr
 
 
 # --- what is accepted --------------------------------------------------------------------------
@@ -448,6 +459,10 @@ def test_an_action_range_out_of_reach_is_warned_of(name, more, capsys):
     """The policy's means lie within +-1, this range within 2 and 5; unbounded means may reach it."""
     assert call(name, *flags(name, env_id=f"{ODD}:Unreachable-v0", run_name="x"), *more) == 0
     assert is_one_line(capsys.readouterr().err, "warning: ", "+-1", "Box(2.0, 5.0", "RescaleAction")
+    assert call(name, *flags(name, env_id=f"{ODD}:Wide-v0", run_name="z"), *more) == 0
+    assert is_one_line(capsys.readouterr().err, "warning: ", "+-1", "Box(-1000.0, 1000.0", "RescaleAction")
+    assert call(name, *flags(name, env_id="Pendulum-v1", run_name="p"), *more) == 0
+    assert capsys.readouterr().err == ""
     if more:
         assert call(name, *flags(name, env_id=f"{ODD}:Unreachable-v0", run_name="y")) == 0
         assert capsys.readouterr().err == ""

@@ -201,6 +201,15 @@ def test_the_average_of_tiny_probabilities_is_not_zero(discrete):
         np.testing.assert_allclose(log_p, [[0.0, -800 - np.log(2)]], rtol=1e-12)
 
 
+def test_the_average_with_lambda_0_is_the_main_expert(discrete):
+    """Also where the preference is sure of what the main expert all but excludes."""
+    main, pref = (discrete.Categorical(torch.tensor([x])) for x in ([0.0, -200.0], [-200.0, 0.0]))
+    for experts in ((main, pref), map(in_numpy, (main, pref))):
+        fused = discrete.fuse(*experts, discrete.Args(fusion="linear", lambda_pref=0.0))
+        np.testing.assert_allclose(np.exp(fused.log_p), [[1.0, 0.0]], atol=1e-36)
+        assert np.isfinite(fused.log_p).all()
+
+
 def fused_sigma(module, sigma_main, sigma_pref, lam, fusion="poe"):
     main, pref = (module.Gaussian(torch.zeros(1, 1), torch.tensor([[sigma]])) for sigma in (sigma_main, sigma_pref))
     return module.fuse(main, pref, module.Args(lambda_pref=lam, fusion=fusion)).std.item()
@@ -526,6 +535,30 @@ def test_numpy_policy_refuses_a_network_other_than_the_agents(script, space, cha
     agent, args = make_agent(copied, space, changes)
     with pytest.raises(AssertionError, match="Agent.forward"):
         copied.numpy_policy(agent.float(), args)
+
+
+@cases((CONTINUOUS, BOX, {}), (LUNARLANDER, DISCRETE, {}))
+def test_a_fusion_that_numpy_and_torch_compute_differently_is_refused(script, space, changes, tmp_path, monkeypatch):
+    """std() divides by n in numpy and by n - 1 in torch; the sum is over a whole batch, and acting has one of one row."""
+    first, x = '    if args.fusion == "none":\n', "mean" if space is BOX else "logits"
+    for i, weight in enumerate((f"main.{x}.std(-1).mean()", f"abs(main.{x}).sum()")):
+        rule = f"    args = replace(args, lambda_pref=args.lambda_pref * (1 + {weight}))\n"
+        (tmp_path / str(i)).mkdir()
+        copied = changed(script, first, rule + first, tmp_path / str(i), monkeypatch)
+        agent, args = make_agent(copied, space, changes)
+        with pytest.raises(AssertionError, match="acting differs"):
+            copied.numpy_policy(agent.float(), args)
+
+
+def test_what_changes_over_training_without_being_named_is_refused(script, tmp_path, monkeypatch):
+    """Acting would see it, and the losses would not."""
+    copied = changed(
+        script, "    assert now.keys()", "    now['clip_coef'] = 0.5\n    assert now.keys()", tmp_path, monkeypatch
+    )
+    more = (0.0,) if script.__name__ != BASELINE else ()
+    script.scheduled(script.Args(), 1, *more)
+    with pytest.raises(AssertionError, match="SCHEDULED"):
+        copied.scheduled(copied.Args(), 1, *more)
 
 
 @cases(*ACTING[1:6:2], *ACTING[7:12:2], *ACTING[12:])

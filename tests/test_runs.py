@@ -324,9 +324,9 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(finished, killed, tmp_path):
     resumed, whole = checkpoint(folder), checkpoint(whole_folder)
     assert resumed["numpy_rng"] == whole["numpy_rng"]
     assert torch.equal(resumed["torch_rng"], whole["torch_rng"])
-    assert torch.equal(resumed["adam"]["decay"], whole["adam"]["decay"])
+    assert torch.equal(resumed["adam"]["powers"], whole["adam"]["powers"])
     steps = ITERATIONS * 2 * 4
-    assert whole["adam"]["decay"].tolist() == pytest.approx([0.9**steps, 0.999**steps])
+    assert whole["adam"]["powers"].tolist() == pytest.approx([0.9**steps, 0.999**steps])
     assert resumed["return_stats"]["count"].item() == pytest.approx(ITERATIONS * BATCH + 1e-4, abs=1e-6)
     assert whole["obs_stats"]["count"].item() == pytest.approx(ITERATIONS * BATCH + 1 + 1e-4, abs=1e-6)
     assert resumed["obs_stats"]["count"].item() == pytest.approx(
@@ -419,6 +419,21 @@ def test_a_run_that_trains_is_not_resumed_by_another_process(continuous, tmp_pat
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_run_trained_further_while_it_is_loaded_is_not_set_back(continuous, nearly_done, tmp_path, capsys):
+    """Another process saves and ends after this one has read the checkpoint, and before it has the folder's lock."""
+    folder = shutil.copytree(nearly_done, tmp_path / "run")
+    args = continuous.parse_args(["--resume", str(folder)])
+    learner, progress = continuous.make_learner(args)
+    continuous.save_checkpoint(folder, learner, progress | {"iteration": progress["iteration"] + 1}, args)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(SystemExit) as end:
+        continuous.Log(learner, progress, args)
+    assert end.value.code == 2 and "another process" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"} == {
+        name: data for name, data in before.items() if name != ".lock"
+    }
 
 
 def test_two_runs_started_in_the_same_second_have_folders_of_their_own(tmp_path):

@@ -280,7 +280,7 @@ def test_a_run_that_was_stopped_goes_on_with_its_memory(run, tmp_path):
     process.wait(60)
     rows = read_metrics(tmp_path / "runs/x")
     assert 2 <= len(rows) < 6
-    saved = np.load(tmp_path / "runs/x/replay.npz")
+    saved = np.load(tmp_path / f"runs/x/replay-{200 * len(rows)}.npz")
     assert len(saved["reward"]) == 200 * len(rows)
     os.rename(tmp_path / "runs/x", tmp_path / "runs/moved")
     everything_is_restored(tmp_path / "runs/moved")
@@ -292,7 +292,8 @@ def test_a_run_that_was_stopped_goes_on_with_its_memory(run, tmp_path):
     for i in range(len(rows)):  # the same run up to where it was stopped
         assert [resumed[i][name] for name in columns] == [whole[i][name] for name in columns]
     assert len(resumed) == 6
-    again = np.load(tmp_path / "runs/moved/replay.npz")
+    (memory,) = (tmp_path / "runs/moved").glob("replay*")
+    again = np.load(memory)
     assert len(again["reward"]) == 1200
     assert np.array_equal(again["obs"][: len(saved["obs"])], saved["obs"])
 
@@ -304,13 +305,13 @@ def everything_is_restored(folder):
     learner, progress = sac.make_learner(sac.parse_args(["--resume", str(folder)]))
     assert torch.equal(learner.params, torch.cat([x.flatten() for x in saved["agent"].values()]))
     assert torch.equal(learner.target, saved["target"])
-    assert all(torch.equal(getattr(learner.adam, name), saved["adam"][name]) for name in ("m", "v", "decay"))
-    assert (0 < saved["adam"]["decay"]).all() and (saved["adam"]["decay"] < 1).all()
+    assert all(torch.equal(getattr(learner.adam, name), saved["adam"][name]) for name in ("m", "v", "powers"))
+    assert (0 < saved["adam"]["powers"]).all() and (saved["adam"]["powers"] < 1).all()
     assert not any(torch.equal(saved["adam"][name], torch.zeros_like(saved["adam"][name])) for name in ("m", "v"))
     assert learner.rng.bit_generator.state == json.loads(saved["numpy_rng"])
     assert torch.equal(torch.get_rng_state(), saved["torch_rng"])
     assert progress["global_step"] == saved["global_step"] == learner.replay.count
-    with np.load(folder / "replay.npz") as memory:
+    with np.load(folder / f"replay-{learner.replay.count}.npz") as memory:
         for name, column in learner.replay.columns._asdict().items():
             assert np.array_equal(column[: len(memory[name])], memory[name])
             assert not column[len(memory[name]) :].any()
@@ -320,13 +321,65 @@ def test_a_run_without_its_memory_or_with_a_broken_one_says_so(run, tmp_path):
     done = run(SCRIPT, *FEW, "--run-name", "x")
     assert done.returncode == 0, done.stderr
     (tmp_path / "runs/x/evaluation.json").unlink()
-    memory = tmp_path / "runs/x/replay.npz"
-    for make_it, said in ((lambda: memory.write_bytes(b""), "damaged"), (memory.unlink, "replay.npz is missing")):
+    memory = tmp_path / "runs/x/replay-1200.npz"
+    for make_it, said in ((lambda: memory.write_bytes(b""), "damaged"), (memory.unlink, f"{memory.name} is missing")):
         make_it()
         done = run(SCRIPT, "--resume", "runs/x")
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1
         assert said in done.stderr
+
+
+def test_a_kill_between_memory_and_checkpoint_leaves_the_old_two(tmp_path, monkeypatch):
+    """Of a memory that is full and has begun to overwrite its oldest transitions."""
+    torch.set_default_dtype(torch.float32)
+    args = sac.Args(env_id="Pendulum-v1", buffer_size=10, total_timesteps=1000, learning_starts=1)
+    learner, progress = sac.make_learner(args)
+
+    def fill(count):
+        for i in range(learner.replay.count, count):
+            learner.replay.add(np.full(3, i), np.full(1, i), i, np.full(3, i), 0.0)
+
+    fill(13)
+    sac.save_checkpoint(tmp_path, learner, progress, args)
+    fill(17)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit, match="killed"):
+            sac.save_checkpoint(tmp_path, learner, progress, args)
+    again, _ = sac.make_learner(sac.parse_args(["--resume", str(tmp_path)]))
+    assert again.replay.count == 13
+    assert sorted(again.replay.columns.reward) == list(range(3, 13))
+    sac.save_checkpoint(tmp_path, learner, progress, args)
+    assert [path.name for path in tmp_path.glob("replay*")] == ["replay-17.npz"]
+
+
+def test_acting_that_differs_from_the_losses_is_refused(monkeypatch):
+    """A network changed in torch alone, and a fusion that numpy and torch compute differently."""
+    torch.set_default_dtype(torch.float32)
+    args, forward, fuse = sac.Args(env_id="Pendulum-v1"), sac.Actor.forward, sac.fuse
+    sac.make_learner(args)
+
+    def wider(self, obs):
+        main, pref = forward(self, obs)
+        return sac.Gaussian(main.mean, 3 * main.std), pref
+
+    def spread(main, pref, args):  # of two actions numpy's std is 0.7 of torch's
+        fused = fuse(main, pref, args)
+        return sac.Gaussian(fused.mean, fused.std + main.mean.std())
+
+    for owner, name, changed in ((sac.Actor, "forward", wider), (sac, "fuse", spread)):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, changed)
+            with pytest.raises(AssertionError, match="acting differs"):
+                sac.make_learner(args)
+
+
+def test_critics_that_do_not_come_last_are_refused():
+    agent = sac.Agent(OBS_DIM, ACTION_DIM)
+    agent.more = torch.nn.Linear(2, 2)
+    with pytest.raises(AssertionError, match="critics come last"):
+        sac.make_step(agent, sac.Args(compile=False))
 
 
 def test_before_learning_starts_there_are_no_losses(run, tmp_path):
@@ -341,6 +394,7 @@ def test_before_learning_starts_there_are_no_losses(run, tmp_path):
     [
         (("--minibatch-size", 1), "--minibatch-size"),
         (("--total-timesteps", 5000), "--learning-starts"),
+        (("--total-timesteps", 5999), "less than the 5000 steps"),  # of five whole iterations
         (("--env-id", "CarRacing-v3", "--buffer-size", 10**9, "--total-timesteps", 10**9), "--buffer-size"),
         (("--env-id", "CartPole-v1"), "Box"),
         (("--total-timesteps", 100), "num_steps"),
