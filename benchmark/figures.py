@@ -65,6 +65,7 @@ OVER_TASKS = {  # figures over tasks, each with a table of that name -> what the
     "schedules": "Returns over training under each schedule of λ",
     "sac": "Training return of SAC and of PrefPoE on SAC",
 }
+EVALUATIONS = "evaluation (3 episodes)"  # while training; the tables' are of 10 episodes after it
 RETURN, ENTROPY = "return (environment's reward)", "entropy (nats)"
 TRACE, TRACE_DISCRETE = r"tr $\Sigma$ (squared units of the action)", r"tr $\Sigma$ of the one-hot action"
 ACTING_TRACE = r"tr $\Sigma$ of the acting policy"
@@ -108,6 +109,14 @@ def draw_band(
         if band:
             low, high = zip(*(bootstrap(iqm, x, resamples=1000) for x in samples), strict=True)
             axis.fill_between(steps, low, high, color=line["color"], alpha=0.18, lw=0)
+
+
+def fit_to_lines(axis) -> None:
+    """Cut bands that reach further than half the lines' range beyond it: one of a few runs can flatten all lines."""
+    values = np.concatenate([line.get_ydata() for line in axis.lines] or [[]])
+    if len(values) and (spread := 0.5 * np.ptp(values)):
+        low, high = axis.get_ylim()
+        axis.set_ylim(max(low, values.min() - spread), min(high, values.max() + spread))
 
 
 def plain_log_ticks(axis) -> None:
@@ -154,17 +163,20 @@ def draw_over_tasks(curves: Frames, variants: list[str], quantities: dict[str, s
     for i, (column, task) in enumerate(itertools.product(quantities, curves)):
         axis, top, left, bottom = axes[i], i < len(curves), i % len(curves) == 0, i >= len(axes) - len(curves)
         rows, trace = acting(curves[task]), column == "trace_acting"
+        unit, of_steps = (1e6, "millions") if rows["global_step"].max() > 1e5 else (1e3, "thousands")
         shown = [variant for variant in variants if variant in {*rows["variant"]}]
         for j, variant in enumerate(shown):
             looks = STYLE[variant] | dict(linestyle=DASHES.get(variant, "-"), markevery=(2 * j, 2 * len(shown)))
-            draw_band(axis, rows, variant, column, label=variant, markersize=5, **looks)
+            draw_band(axis, rows, variant, column, unit, label=variant, markersize=5, **looks)
         if trace and continuous(task):
             for variant in shown:
-                draw_band(axis, rows, variant, "trace_rest", band=False, label=REST, **THIN)
+                draw_band(axis, rows, variant, "trace_rest", unit, band=False, label=REST, **THIN)
         if trace:
             plain_log_ticks(axis)
+        else:
+            fit_to_lines(axis)
         axis.set_title(task if top else "", fontsize="medium")
-        axis.set_xlabel("environment steps (millions)" if bottom else "")
+        axis.set_xlabel(f"environment steps ({of_steps})" if bottom else "")
         axis.set_ylabel(quantities[column] if left else "")
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     labels = [label for label in (*variants, REST) if label in handles]
@@ -290,10 +302,10 @@ def figures_over_training(curves: Frames) -> dict[str, Callable[[], Figure]]:
     }
     chosen = [next((task for task in kind if task in with_bonus), None) for kind in KINDS]
     if shown := {task: with_bonus[task] for task in chosen if task}:
-        quantities = {"eval_return": "evaluation", "episodic_return": "training return", "trace_acting": ACTING_TRACE}
+        quantities = {"eval_return": EVALUATIONS, "episodic_return": "training return", "trace_acting": ACTING_TRACE}
         figures["entropy-bonus"] = partial(draw_over_tasks, shown, [*BONUS], quantities)
     scheduled = {task: curves[task] for task in all_tasks(curves) if {*SCHEDULES[1:]} & {*curves[task]["variant"]}}
-    quantities = {"eval_return": "evaluation", "episodic_return": "training return"}
+    quantities = {"eval_return": EVALUATIONS, "episodic_return": "training return"}
     if scheduled:
         figures["schedules"] = partial(draw_over_tasks, scheduled, [*SCHEDULES], quantities)
     if of_sac := {task: curves[task] for task in sac_tasks(curves)}:
@@ -310,7 +322,7 @@ def make_figures(evaluations: Frames, curves: Frames) -> dict[str, Callable[[], 
         found, draw = sweeps(variants), partial(draw_curves, task, curves[task])
         if shown := found.get("reproduce"):
             lines = {
-                "evaluation": of_variants(shown, "eval_return", 4, **LINES["evaluation"]),
+                EVALUATIONS: of_variants(shown, "eval_return", 4, **LINES["evaluation"]),
                 "training return": of_variants(shown, "episodic_return", 12, **LINES["training_return"]),
             }
             figures[f"{task}_learning"] = partial(draw, lines, RETURN)
@@ -322,7 +334,7 @@ def make_figures(evaluations: Frames, curves: Frames) -> dict[str, Callable[[], 
             }.items():
                 lines = {variant: of_policies(variant, quantity) for variant in guided}
                 figures[f"{task}_{quantity}"] = partial(draw, lines, ylabel, log=quantity == "trace")
-            lines = {"do advantage and preference agree?": of_variants(guided, "guidance", 8)}
+            lines = {"advantage and preference": of_variants(guided, "guidance", 8)}
             figures[f"{task}_guidance"] = partial(draw, lines, GUIDANCE)
         if "attribution" in found:
             figures[f"{task}_attribution"] = partial(draw_bars, task, rows, found["attribution"])

@@ -347,7 +347,7 @@ def profile_table(evaluations: Frames) -> str:
         zero, one, best = scale(rows := evaluations[task], variants, m)
         cells = (form_of(rows).format(one), best) if best else ("none: left out", "–")
         line = {"task": task, "return": measure, "0: IQM of ppo-cleanrl": form_of(rows).format(zero)}
-        line |= dict(zip(("1: highest IQM of the others", "which is that of"), cells, strict=True))
+        line |= dict(zip(("1: highest IQM of the others", "reached by"), cells, strict=True))
         lines.append(line | {"seeds": number_of_seeds(rows, variants)})
     return table(lines) if lines else ""
 
@@ -441,9 +441,9 @@ def sac_rest_table(curves: Frames) -> str:
             line = {"task": task, "variant": variant, "seeds": len(trace)}
             line |= {"tr Σ_f / tr Σ_p": with_interval("{:.2f}", iqm, ratio)}
             line |= {"tr Σ_p": with_interval("{:.3g}", iqm, trace)}
-            lines.append(
-                line | {name: with_interval("{:.3g}", iqm, y) for name, y in zip(names.values(), x, strict=True)}
-            )
+            for name, y in zip(names.values(), x, strict=True):
+                line[name] = with_interval("{:.3g}", iqm, y) if np.abs(y).max() < 1e3 else "diverges"
+            lines.append(line)
     return table(lines) if lines else ""
 
 
