@@ -53,7 +53,7 @@ from tqdm import tqdm
 class Run:
     env_id: str = "HalfCheetah-v4"  # Gymnasium id of the environment
     seed: int = 1  # seed of training: environments, initial weights, noise; evaluations always start alike
-    total_timesteps: int = 1_000_000  # environment steps to train for, in all environments together; whole iterations
+    total_timesteps: int = 1_000_000  # environment steps to train for, over all environments; in whole iterations
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
     run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>-<ns>)
     resume: str | None = None  # run folder to go on with; every other argument then comes from its checkpoint
@@ -417,9 +417,10 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
         (policy,) = experts(obs)
         return np.argmax(policy.logits + noise, axis=-1) if discrete else policy.mean + policy.std * noise
 
-    probe = torch.linspace(-10, 10, 8 * len(W1)).view(8, -1).to(agent.critic.weight)
+    probe = torch.linspace(-10, 10, 8 * len(W1), dtype=torch.float64, device=agent.critic.weight.device).view(8, -1)
+    exact = {name: x.double() for name, x in agent.named_parameters()}  # or rounding could tell them apart
     ours = np.vstack([np.hstack(*experts(obs[None])) for obs in probe.cpu().numpy()])
-    truth = torch.hstack(agent(probe)[0]).cpu()
+    truth = torch.hstack(functional_call(agent, exact, (probe,))[0]).cpu()
     assert np.allclose(ours, truth, 1e-3, 1e-4, equal_nan=True), "acting differs from Agent.forward in torch"
     return act
 
@@ -486,8 +487,10 @@ def check_action_space(space: gym.Space, args: Args) -> None:
     box = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
     if not box and not (isinstance(space, gym.spaces.Discrete) and space.start == 0):
         fail(f"--env-id {args.env_id}: this script needs a flat Box or a Discrete action space from 0, not {space}")
-    if args.squash_mean and box and ((space.low > 1) | (space.high < -1) | (space.high - space.low > 20)).any():
-        warn(f"the policy's means lie within +-1, a poor fit to {space}: wrap it in gymnasium's RescaleAction")
+    if args.squash_mean and box:
+        width = space.high.astype(float) - space.low
+        if ((space.low > 1) | (space.high < -1) | ((width > 20) & (width < math.inf))).any():
+            warn(f"the policy's means lie within +-1, a poor fit to {space}: wrap it in gymnasium's RescaleAction")
 
 
 class VecEnv(gym.vector.SyncVectorEnv):

@@ -52,7 +52,7 @@ from tqdm import tqdm
 class Run:
     env_id: str = "HalfCheetah-v4"  # Gymnasium id of the environment
     seed: int = 1  # seed of training: environments, initial weights, noise; evaluations always start alike
-    total_timesteps: int = 1_000_000  # environment steps to train for, in all environments together; whole iterations
+    total_timesteps: int = 1_000_000  # environment steps to train for, over all environments; in whole iterations
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
     run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>-<ns>)
     resume: str | None = None  # run folder to go on with; every other argument then comes from its checkpoint
@@ -151,7 +151,7 @@ def fuse(main: Gaussian, pref: Gaussian, args: Args) -> Gaussian:
              than either expert; with lambda < 1 only s_f <= s_theta is guaranteed.
     linear:  means and standard deviations averaged with weights 1 : lambda, the contrast.
     none:    the main expert alone.
-    s_f is kept within STD_BOUNDS, but for none.
+    s_f is kept within STD_BOUNDS, except with none.
     """
     if args.fusion == "none":
         return main
@@ -464,9 +464,10 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
         fused = fuse(*experts(obs), args)
         return fused.mean + fused.std * noise
 
-    probe = torch.linspace(-10, 10, 8 * len(W1)).view(8, -1).to(agent.critic.weight)
+    probe = torch.linspace(-10, 10, 8 * len(W1), dtype=torch.float64, device=agent.critic.weight.device).view(8, -1)
+    exact = {name: x.double() for name, x in agent.named_parameters()}  # or rounding could tell them apart
     ours = np.vstack([np.hstack(fuse(*experts(obs[None]), args)) for obs in probe.cpu().numpy()])
-    truth = torch.hstack(fuse(*agent(probe)[:-1], args)).cpu()
+    truth = torch.hstack(fuse(*functional_call(agent, exact, (probe,))[:-1], args)).cpu()
     assert np.allclose(ours, truth, 1e-3, 1e-4, equal_nan=True), "acting differs from Agent.forward and fuse in torch"
     return act
 
@@ -529,7 +530,8 @@ def check_action_space(space: gym.Space, args: Args) -> None:
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
         other = "prefpoe_lunarlander.py" if isinstance(space, gym.spaces.Discrete) else "another algorithm"
         fail(f"--env-id {args.env_id}: this script needs a flat Box action space, not {space}; use {other}")
-    if ((space.low > 1) | (space.high < -1) | (space.high - space.low > 20)).any():
+    width = space.high.astype(float) - space.low
+    if ((space.low > 1) | (space.high < -1) | ((width > 20) & (width < math.inf))).any():
         warn(f"the policy's means lie within +-1, a poor fit to {space}: wrap it in gymnasium's RescaleAction")
 
 

@@ -52,7 +52,7 @@ from tqdm import tqdm
 class Run:
     env_id: str = "LunarLander-v3"  # Gymnasium id of the environment
     seed: int = 1  # seed of training: environments, initial weights, noise; evaluations always start alike
-    total_timesteps: int = 1_000_000  # environment steps to train for, in all environments together; whole iterations
+    total_timesteps: int = 1_000_000  # environment steps to train for, over all environments; in whole iterations
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
     run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>-<ns>)
     resume: str | None = None  # run folder to go on with; every other argument then comes from its checkpoint
@@ -434,9 +434,10 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
     def act(obs: np.ndarray, noise: np.ndarray | float) -> np.ndarray:
         return np.argmax(fuse(*experts(obs), args).logits + noise, axis=-1)
 
-    probe = torch.linspace(-10, 10, 8 * len(W1)).view(8, -1).to(agent.critic.weight)
+    probe = torch.linspace(-10, 10, 8 * len(W1), dtype=torch.float64, device=agent.critic.weight.device).view(8, -1)
+    exact = {name: x.double() for name, x in agent.named_parameters()}  # or rounding could tell them apart
     ours = np.vstack([np.hstack(fuse(*experts(obs[None]), args)) for obs in probe.cpu().numpy()])
-    truth = torch.hstack(fuse(*agent(probe)[:-1], args)).cpu()
+    truth = torch.hstack(fuse(*functional_call(agent, exact, (probe,))[:-1], args)).cpu()
     assert np.allclose(ours, truth, 1e-3, 1e-4, equal_nan=True), "acting differs from Agent.forward and fuse in torch"
     return act
 

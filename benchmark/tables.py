@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from statistics_of_runs import bootstrap, effect, improvement, iqm, landed, late, scores
+from statistics_of_runs import bootstrap, differ, effect, improvement, iqm, landed, late, scores
 
 # The sweeps name the variants, and here they are again, since tables have an order, parts and labels of their own: to read
 # them from the sweeps' --list would take more lines than the names do. tests/test_report.py holds the two together.
@@ -325,7 +325,7 @@ def scale(rows: pd.DataFrame, variants: list[str], measure: str) -> tuple[float,
     samples = [scores(rows, variant, measure) for variant in variants]
     zero, *others = (float(iqm(x)) for x in samples)
     best = 1 + int(np.argmax(others))
-    ahead = bootstrap(effect, samples[best], samples[0])[0] > 0
+    ahead = differ(samples[best], samples[0]) and others[best - 1] > zero
     return zero, others[best - 1], variants[best] if ahead else ""
 
 
@@ -361,7 +361,7 @@ def experts_table(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
         if variant != SAC[0] and (len(x["guidance"]) or variant.startswith(MATCHED)):  # SAC's preference is not trained
             line = {"variant": variant, "seeds": len(x["trace_main"])} | returns_of(rows, variant)
             lines.append(line | {name: with_interval(form, iqm, x[c]) for c, (name, form) in EXPERTS.items()})
-    return table(lines) if curves["guidance"].notna().any() else ""
+    return table(lines) if lines and curves["guidance"].notna().any() else ""
 
 
 def ratio_at_rest(variant: str) -> float:
@@ -442,7 +442,7 @@ def sac_rest_table(curves: Frames) -> str:
             line |= {"tr Σ_f / tr Σ_p": with_interval("{:.2f}", iqm, ratio)}
             line |= {"tr Σ_p": with_interval("{:.3g}", iqm, trace)}
             for name, y in zip(names.values(), x, strict=True):
-                line[name] = with_interval("{:.3g}", iqm, y) if np.abs(y).max() < 1e3 else "diverges"
+                line[name] = with_interval("{:.3g}", iqm, y) if not (np.abs(y) > 1e3).any() else "diverges"
             lines.append(line)
     return table(lines) if lines else ""
 

@@ -53,7 +53,7 @@ from tqdm import tqdm
 class Run:
     env_id: str = "MultiGoal-v0"  # Gymnasium id of the environment
     seed: int = 1  # seed of training: environments, initial weights, noise; evaluations always start alike
-    total_timesteps: int = 1_000_000  # environment steps to train for, in all environments together; whole iterations
+    total_timesteps: int = 1_000_000  # environment steps to train for, over all environments; in whole iterations
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
     run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>-<ns>)
     resume: str | None = None  # run folder to go on with; every other argument then comes from its checkpoint
@@ -546,9 +546,10 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
     def flat(policy: Mixture) -> list:
         return [x.reshape(len(x), -1) for x in (policy.logits, *policy.modes)]
 
-    probe = torch.linspace(-10, 10, 8 * len(W1)).view(8, -1).to(agent.critic.weight)
+    probe = torch.linspace(-10, 10, 8 * len(W1), dtype=torch.float64, device=agent.critic.weight.device).view(8, -1)
+    exact = {name: x.double() for name, x in agent.named_parameters()}  # or rounding could tell them apart
     ours = np.vstack([np.hstack(flat(fuse(*experts(obs[None]), args))) for obs in probe.cpu().numpy()])
-    truth = torch.hstack(flat(fuse(*agent(probe)[:-1], args))).cpu()
+    truth = torch.hstack(flat(fuse(*functional_call(agent, exact, (probe,))[:-1], args))).cpu()
     assert np.allclose(ours, truth, 1e-3, 1e-4, equal_nan=True), "acting differs from Agent.forward and fuse in torch"
     return act
 
@@ -652,7 +653,8 @@ def check_action_space(space: gym.Space, args: Args) -> None:
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
         other = "prefpoe_lunarlander.py" if isinstance(space, gym.spaces.Discrete) else "another algorithm"
         fail(f"--env-id {args.env_id}: this script needs a flat Box action space, not {space}; use {other}")
-    if ((space.low > 1) | (space.high < -1) | (space.high - space.low > 20)).any():
+    width = space.high.astype(float) - space.low
+    if ((space.low > 1) | (space.high < -1) | ((width > 20) & (width < math.inf))).any():
         warn(f"the policy's means lie within +-1, a poor fit to {space}: wrap it in gymnasium's RescaleAction")
 
 

@@ -56,7 +56,7 @@ from tqdm import tqdm
 class Run:
     env_id: str = "HalfCheetah-v4"  # Gymnasium id of the environment
     seed: int = 1  # seed of training: environments, initial weights, noise; evaluations always start alike
-    total_timesteps: int = 1_000_000  # environment steps to train for, in all environments together; whole iterations
+    total_timesteps: int = 1_000_000  # environment steps to train for, over all environments; in whole iterations
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
     run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>-<ns>)
     resume: str | None = None  # run folder to go on with; every other argument then comes from its checkpoint
@@ -72,7 +72,7 @@ class SAC:
     num_envs: int = 1  # environments stepped in turn; an update follows after all of them
     num_steps: int = 1000  # steps in each environment, and updates, between two rows of metrics.csv
     learning_starts: int = 5000  # steps of uniform random actions before the first update
-    buffer_size: int = 1_000_000  # transitions of the replay memory, saved beside: 168 bytes each on HalfCheetah-v4
+    buffer_size: int = 1_000_000  # replay memory, saved beside checkpoint.pt: transitions of 168 bytes (HalfCheetah)
     minibatch_size: int = 256  # transitions an update
     gamma: float = 0.99  # discount factor
     tau: float = 0.005  # how far the target critics follow the critics at an update
@@ -149,7 +149,7 @@ def fuse(main: Gaussian, pref: Gaussian, args: Args) -> Gaussian:
              than either expert; with lambda < 1 only s_f <= s_theta is guaranteed.
     linear:  means and standard deviations averaged with weights 1 : lambda, the contrast.
     none:    the main expert alone.
-    s_f is kept within STD_BOUNDS, but for none.
+    s_f is kept within STD_BOUNDS, except with none.
     """
     if args.fusion == "none":
         return main
@@ -677,7 +677,7 @@ def save_checkpoint(folder: Path, learner: Learner, progress: dict, args: Args) 
     rest = progress | dict(replay_count=replay.count, numpy_rng=json.dumps(rng.bit_generator.state), args=asdict(args))
     torch.save(tensors | rest, buffer := io.BytesIO())
     write_atomic(folder / "checkpoint.pt", buffer.getvalue())
-    for old in {*folder.glob("replay-*.npz")} - {memory}:
+    for old in {*folder.glob("replay-*")} - {memory}:
         old.unlink()
 
 

@@ -57,6 +57,10 @@ class Wide(Steps):
     action_space = gym.spaces.Box(-1000, 1000, (1,))
 
 
+class Unbounded(Steps):
+    action_space = gym.spaces.Box(-np.inf, np.inf, (1,))
+
+
 def far_away(env_id):
     """That MuJoCo task 10 m from where it usually starts, for 20 steps."""
 
@@ -68,7 +72,7 @@ def far_away(env_id):
     return make
 
 
-for kind in (NoRenderMode, NoPicture, NoModelFile, Endless, Unreachable, Wide):
+for kind in (NoRenderMode, NoPicture, NoModelFile, Endless, Unreachable, Wide, Unbounded):
     gym.register(f"{kind.__name__}-v0", kind)
 for task in ("Hopper", "Walker2d", "Ant"):
     gym.register(f"Far{task}-v4", far_away(f"{task}-v4"), max_episode_steps=20)

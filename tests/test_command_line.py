@@ -461,8 +461,9 @@ def test_an_action_range_out_of_reach_is_warned_of(name, more, capsys):
     assert is_one_line(capsys.readouterr().err, "warning: ", "+-1", "Box(2.0, 5.0", "RescaleAction")
     assert call(name, *flags(name, env_id=f"{ODD}:Wide-v0", run_name="z"), *more) == 0
     assert is_one_line(capsys.readouterr().err, "warning: ", "+-1", "Box(-1000.0, 1000.0", "RescaleAction")
-    assert call(name, *flags(name, env_id="Pendulum-v1", run_name="p"), *more) == 0
-    assert capsys.readouterr().err == ""
+    for env_id in ("Pendulum-v1", f"{ODD}:Unbounded-v0"):
+        assert call(name, *flags(name, env_id=env_id, run_name=env_id[-7:]), *more) == 0
+        assert capsys.readouterr().err == ""
     if more:
         assert call(name, *flags(name, env_id=f"{ODD}:Unreachable-v0", run_name="y")) == 0
         assert capsys.readouterr().err == ""

@@ -539,9 +539,9 @@ def test_numpy_policy_refuses_a_network_other_than_the_agents(script, space, cha
 
 @cases((CONTINUOUS, BOX, {}), (LUNARLANDER, DISCRETE, {}))
 def test_a_fusion_that_numpy_and_torch_compute_differently_is_refused(script, space, changes, tmp_path, monkeypatch):
-    """std() divides by n in numpy and by n - 1 in torch; the sum is over a whole batch, and acting has one of one row."""
+    """std() divides by n in numpy and by n - 1 in torch, row by row; the sum is over a batch, and acting has one row."""
     first, x = '    if args.fusion == "none":\n', "mean" if space is BOX else "logits"
-    for i, weight in enumerate((f"main.{x}.std(-1).mean()", f"abs(main.{x}).sum()")):
+    for i, weight in enumerate((f"main.{x}.std(-1)[:, None]", f"abs(main.{x}).sum()")):
         rule = f"    args = replace(args, lambda_pref=args.lambda_pref * (1 + {weight}))\n"
         (tmp_path / str(i)).mkdir()
         copied = changed(script, first, rule + first, tmp_path / str(i), monkeypatch)

@@ -777,6 +777,8 @@ def test_what_there_is_nothing_of_gets_no_columns_and_no_figure(runs, tmp_path):
     experts = page.partition(f"## sac-{TASK}")[2].partition("### experts")[2]
     assert "| prefpoe-sac-own | 1 |" in experts and "| sac | 1 |" not in experts
     assert not (tmp_path / "results" / f"{TASK}_sensitivity.png").exists()
+    make(tmp_path / "of-sac", sac)
+    assert "experts" not in (tmp_path / "of-sac" / "tables.md").read_text(encoding="utf-8")
 
 
 def test_figures_need_neither_the_default_nor_matched_ppo(runs, tmp_path):

@@ -355,7 +355,7 @@ def test_a_kill_between_memory_and_checkpoint_leaves_the_old_two(tmp_path, monke
 
 
 def test_acting_that_differs_from_the_losses_is_refused(monkeypatch):
-    """A network changed in torch alone, and a fusion that numpy and torch compute differently."""
+    """A network changed in torch alone, and a fusion that differs between one state and a batch."""
     torch.set_default_dtype(torch.float32)
     args, forward, fuse = sac.Args(env_id="Pendulum-v1"), sac.Actor.forward, sac.fuse
     sac.make_learner(args)
@@ -364,9 +364,9 @@ def test_acting_that_differs_from_the_losses_is_refused(monkeypatch):
         main, pref = forward(self, obs)
         return sac.Gaussian(main.mean, 3 * main.std), pref
 
-    def spread(main, pref, args):  # of two actions numpy's std is 0.7 of torch's
+    def spread(main, pref, args):  # over a batch, of which acting has one row
         fused = fuse(main, pref, args)
-        return sac.Gaussian(fused.mean, fused.std + main.mean.std())
+        return sac.Gaussian(fused.mean, fused.std + abs(main.mean).sum())
 
     for owner, name, changed in ((sac.Actor, "forward", wider), (sac, "fuse", spread)):
         with monkeypatch.context() as patch:
