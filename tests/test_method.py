@@ -630,7 +630,8 @@ def compiled_against_eager(cases, threads=1):
             script = importlib.import_module(name)
             agent, args = make_agent(script, space, dict(learning_rate=3e-3) | changes)
             batches = [make_batch(script, agent, args) for _ in shares]
-            for args.compile in (False, True):
+            for compiled in (False, True):
+                args = dataclasses.replace(args, compile=compiled)
                 change, adam, losses = run_steps(script, copy.deepcopy(agent), args, batches, shares)
                 results.append([x.numpy() for x in (change, *adam, losses)])
     assert torch.get_num_threads() == threads

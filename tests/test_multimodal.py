@@ -1,5 +1,6 @@
 """open_questions/prefpoe_multimodal.py: mixtures against integrals, one mode against prefpoe_continuous.py."""
 
+import dataclasses
 import importlib
 import itertools
 import json
@@ -316,7 +317,8 @@ def compiled_against_eager(K, fusion):
     agent, args = make_agent(K, fusion=fusion, w_pref=0.7, w_cons=0.4, learning_rate=3e-3, lambda_pref=0.8)
     batches, results = [minibatch(agent, args) for _ in range(3)], []
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        for args.compile in (False, True):
+        for compiled in (False, True):
+            args = dataclasses.replace(args, compile=compiled)
             results.append([x.numpy() for x in steps(copy.deepcopy(agent), args, batches)])
     return *results, printed.getvalue()
 

@@ -321,7 +321,10 @@ def test_a_variant_alone_makes_tables(variant):
     assert "changes" in made
     for task in ("HalfCheetah-v4", "LunarLander-v3"):
         (text,) = (text for name, text in made.items() if name.startswith(f"{task}-"))
-        assert f"| {variant} | 2 | -50 [-200, 100] | -50 [-200, 100] | – | – |" in text
+        assert (
+            f"| {variant} | 2 | -50 [-200, 100] | -50 [-200, 100] |" + " – | – |" * (variant == tables.MATCHED) in text
+        )
+        assert ("P(better than" in text) == (variant == tables.MATCHED)
 
 
 def test_effects_are_differences_between_the_right_variants():
