@@ -326,8 +326,11 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
         f"less `ppo-cleanrl` is {difference(WALKER, MATCHED, 'ppo-cleanrl')} in evaluation",
         f"`prefpoe` less `ppo-cleanrl` {difference(WALKER, 'prefpoe', 'ppo-cleanrl')}; on Hopper-v4",
         f"they are {difference(HOPPER, MATCHED, 'ppo-cleanrl')} and {difference(HOPPER, 'prefpoe', 'ppo-cleanrl')}.",
-        f"On Walker2d-v4 `prefpoe` less `ppo-matched` is {difference(WALKER, 'prefpoe', MATCHED)}",
-        f"less the constant entropy bonus it is {difference(WALKER, 'prefpoe', BONUS)}",
+        f"while it trains: `prefpoe` by {difference(WALKER, 'prefpoe', 'ppo-cleanrl', training)} and",
+        f"`prefpoe-anneal` by {difference(WALKER, 'prefpoe-anneal', 'ppo-cleanrl', training)};",
+        f"for `ppo-matched` it is {difference(WALKER, MATCHED, 'ppo-cleanrl', training)}.",
+        f"There `prefpoe` less `ppo-matched` is {difference(WALKER, 'prefpoe', MATCHED)} in evaluation",
+        f"less the constant entropy bonus it is {difference(WALKER, 'prefpoe', BONUS)}, behind it.",
         f"{difference(CHEETAH, 'prefpoe-modes-4', 'prefpoe')} in evaluation",
         f"and {difference(CHEETAH, 'prefpoe-modes-4', 'prefpoe', training)} in training return. There too",
         f"{at_the_end('prefpoe-modes-4', 'modes_pref')} are in use",
@@ -389,6 +392,10 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
     both = ("evaluation", "training_return")
     for task, variant, m in itertools.product((HOPPER, WALKER), tables.BONUS, both):
         assert interval(task, variant, m)[0] <= interval(task, "ppo-cleanrl", m)[1]  # none is ahead of CleanRL's
+    behind = [differs(WALKER, x, "ppo-cleanrl", "training_return") for x in ("prefpoe", "prefpoe-anneal", MATCHED)]
+    assert behind == [True, True, False]
+    assert differs(WALKER, "prefpoe", BONUS) and not differs(WALKER, "prefpoe", MATCHED)
+    assert {*evaluations[WALKER].groupby("variant").size().reindex(tables.COMPARED)} == {7}
     fallen = evaluations[HOPPER].query("training_return < 500")
     assert fallen["variant"].value_counts().to_dict() == {"prefpoe": 1, "prefpoe-anneal": 2}
     assert (fallen["training_return"] < 400).all()
