@@ -84,7 +84,9 @@ def draw_method() -> Figure:
 def draw_learning() -> Figure:
     """Return of the evaluations over training on the paper's three tasks."""
     curves = read_results(ROOT / "benchmark" / "results", "curves")
-    figure, axes = panels(3, "return of 3 episodes of the mode: interquartile mean over seeds, 95 % bootstrap band", 3.5, 3.0)
+    figure, axes = panels(
+        3, "return of 3 episodes of the mode: interquartile mean over seeds, 95 % bootstrap band", 3.5, 3.0
+    )
     for axis, task in zip(axes, TASKS, strict=True):
         for i, (variant, name) in enumerate([*NAMES.items()][:3]):
             style = dict(label=name, markevery=(2 * i, 6), markersize=5, **STYLE[variant])

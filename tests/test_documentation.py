@@ -332,8 +332,13 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
         f"There `prefpoe` less `ppo-matched` is {difference(WALKER, 'prefpoe', MATCHED)} in evaluation",
         f"less the constant entropy bonus it is {difference(WALKER, 'prefpoe', BONUS)}, behind it.",
         f"{difference(CHEETAH, 'prefpoe-modes-4', 'prefpoe')} in evaluation",
-        f"and {difference(CHEETAH, 'prefpoe-modes-4', 'prefpoe', training)} in training return. There too",
-        f"{at_the_end('prefpoe-modes-4', 'modes_pref')} are in use",
+        f"and {difference(CHEETAH, 'prefpoe-modes-4', 'prefpoe', training)} in training return: neither differs",
+        f"it is {difference(ANT, 'prefpoe-modes-4', 'prefpoe', training)} there,",
+        f"and {difference(ANT, 'prefpoe-modes-4', 'prefpoe')} in evaluation, which does not differ",
+        f"ends with {at_the_end('prefpoe-modes-4', 'modes_pref')} in use on HalfCheetah-v4",
+        f"and with {at_the_end('prefpoe-modes-4', 'modes_pref', task=ANT)} on Ant-v4",
+        f"its tr Σ ends at {at_the_end('prefpoe-modes-4', 'trace_fused', task=ANT)}, that of `prefpoe`",
+        f"at {at_the_end('prefpoe', 'trace_fused', task=ANT)}.",
         f"by {difference(SAC, 'prefpoe-sac-own', 'sac')} in evaluation",
         f"and {difference(SAC, 'prefpoe-sac-own', 'sac', training)} in training return.",
         f"stays near 0, at {at_the_end('prefpoe-sac-own', 'A_z2_own', form='{:.3f}', task=SAC)}",
@@ -462,6 +467,9 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
         assert scales == {"-2": True, "-1.35": False, "-0.5": True}
     assert not any(differs(CHEETAH, "prefpoe", f"{MATCHED}-logstd--1.35", m) for m in both)
     assert not any(differs(CHEETAH, "prefpoe-modes-4", "prefpoe", m) for m in both)
+    assert [differs(ANT, "prefpoe-modes-4", "prefpoe", m) for m in both] == [False, True]
+    spread = (statistics.late(results[1][ANT], x, "trace_fused") for x in ("prefpoe-modes-4", "prefpoe"))
+    assert statistics.bootstrap(statistics.effect, *spread)[0] > 0
     for kind, expected in {"falling": True, "rising": False, "guided": False}.items():
         assert all(differs(LANDER, f"prefpoe-lambda-{kind}", "prefpoe", m) == expected for m in both)
         assert apart(LANDER, f"prefpoe-lambda-{kind}", "prefpoe", "training_return") == expected
