@@ -322,15 +322,15 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
         f"less `prefpoe` it is {difference(CHEETAH, 'ppo-logstd', 'prefpoe')} in evaluation",
         f"and {difference(CHEETAH, 'ppo-logstd', 'prefpoe', training)} in training return.",
         f"which brings {difference(LANDER, MATCHED, 'ppo')} in evaluation",
-        f"and {difference(LANDER, MATCHED, 'ppo', training)} in training return.",
+        f"and {difference(LANDER, MATCHED, 'ppo', training)} in training return, where own intervals overlap.",
         f"less `ppo-cleanrl` is {difference(WALKER, MATCHED, 'ppo-cleanrl')} in evaluation",
         f"`prefpoe` less `ppo-cleanrl` {difference(WALKER, 'prefpoe', 'ppo-cleanrl')}; on Hopper-v4",
         f"they are {difference(HOPPER, MATCHED, 'ppo-cleanrl')} and {difference(HOPPER, 'prefpoe', 'ppo-cleanrl')}.",
-        f"while it trains: `prefpoe` by {difference(WALKER, 'prefpoe', 'ppo-cleanrl', training)} and",
-        f"`prefpoe-anneal` by {difference(WALKER, 'prefpoe-anneal', 'ppo-cleanrl', training)};",
-        f"for `ppo-matched` it is {difference(WALKER, MATCHED, 'ppo-cleanrl', training)}.",
+        f"training, `prefpoe` less `ppo-cleanrl` is {difference(WALKER, 'prefpoe', 'ppo-cleanrl', training)},",
+        f"less `ppo-cleanrl` {difference(WALKER, 'prefpoe-anneal', 'ppo-cleanrl', training)} and `ppo-matched`",
+        f"less `ppo-cleanrl` {difference(WALKER, MATCHED, 'ppo-cleanrl', training)}. The first two",
         f"There `prefpoe` less `ppo-matched` is {difference(WALKER, 'prefpoe', MATCHED)} in evaluation",
-        f"less the constant entropy bonus it is {difference(WALKER, 'prefpoe', BONUS)}, behind it.",
+        f"less the constant entropy bonus it is {difference(WALKER, 'prefpoe', BONUS)}, where own",
         f"{difference(CHEETAH, 'prefpoe-modes-4', 'prefpoe')} in evaluation",
         f"and {difference(CHEETAH, 'prefpoe-modes-4', 'prefpoe', training)} in training return: neither differs",
         f"it is {difference(ANT, 'prefpoe-modes-4', 'prefpoe', training)} there,",
@@ -399,6 +399,11 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
         assert interval(task, variant, m)[0] <= interval(task, "ppo-cleanrl", m)[1]  # none is ahead of CleanRL's
     behind = [differs(WALKER, x, "ppo-cleanrl", "training_return") for x in ("prefpoe", "prefpoe-anneal", MATCHED)]
     assert behind == [True, True, False]
+    pairs = [(WALKER, x, "ppo-cleanrl", "training_return") for x in ("prefpoe", "prefpoe-anneal", MATCHED)]
+    pairs += [(WALKER, "prefpoe", BONUS), (ANT, "prefpoe-anneal", "prefpoe", "training_return")]
+    assert not any(apart(*pair) for pair in [*pairs, (LANDER, MATCHED, "ppo", "training_return")])
+    assert apart(CHEETAH, "ppo-logstd", "prefpoe", "training_return") and apart(LANDER, MATCHED, "ppo")
+    assert apart(ANT, "prefpoe-modes-4", "prefpoe", "training_return")
     assert differs(WALKER, "prefpoe", BONUS) and not differs(WALKER, "prefpoe", MATCHED)
     assert {*evaluations[WALKER].groupby("variant").size().reindex(tables.COMPARED)} == {7}
     fallen = evaluations[HOPPER].query("training_return < 500")
