@@ -13,7 +13,7 @@ compile cache; `10k steps` is a whole run of 10,240 steps, likewise. Training ru
 default evaluations. The split comes from a second, timed training in that process; diagnostics are a part of the
 update. Memory is the peak, and what was added after the third iteration. A peer is any script that, as CleanRL's,
 takes --env-id, --seed and --total-timesteps and prints `SPS: <number>`, its own rate; ours beside it is from the end
-of the first iteration. It gets the further flags of the cell too.
+of the first iteration. Of the cell's further flags it gets those that its text names.
 """
 
 import collections
@@ -240,14 +240,16 @@ def run(command: list[str], **options) -> str:
 def against_peer(cell: str, args: Args) -> dict:
     """Steps a second of the script and of the peer, in turn, and the ratio pair by pair."""
     name, task, *more = cell.split(":")
-    ours, theirs = [], []
+    peer, ours, theirs = Path(args.peer).resolve(), [], []
+    known = [flag for flag in more if re.search(rf"\b{flag.split('=')[0].replace('-', '_')}\b", peer.read_text())]
     for turn in range(args.turns):
         with tempfile.TemporaryDirectory() as folder:
-            flags = [*(f"--{flag}" for flag in more), "--env-id", task, "--seed", str(turn + 1), "--total-timesteps"]
-            script = [sys.executable, str(SCRIPTS[name]), *flags, str(2 * args.peer_steps), "--run-name", "turn"]
-            run(script, cwd=folder)
+            flags = ["--env-id", task, "--seed", str(turn + 1), "--total-timesteps"]
+            script = [sys.executable, str(SCRIPTS[name]), *(f"--{flag}" for flag in more), *flags]
+            run([*script, str(2 * args.peer_steps), "--run-name", "turn"], cwd=folder)
             ours.append(rate(Path(folder) / "runs/turn"))
-            output = run([args.peer_python, str(Path(args.peer).resolve()), *flags, str(args.peer_steps)], cwd=folder)
+            theirs_flags = [*(f"--{flag}" for flag in known), *flags, str(args.peer_steps)]
+            output = run([args.peer_python, str(peer), *theirs_flags], cwd=folder)
             theirs.append(float(re.findall(r"SPS: *([0-9.]+)", output)[-1]))
     ratios = np.divide(ours, theirs)
     return {

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from conftest import ROOT, SCRIPTS, environment, read_metrics
 
@@ -362,3 +363,28 @@ print({{part for part, seconds in totals.items() if seconds > 0}})
     )
     assert process.returncode == 0, process.stderr
     assert eval(process.stdout.splitlines()[-1]) == parts
+
+
+def test_a_peer_runs_in_turn_with_the_script_and_gets_the_flags_it_knows(tmp_path):
+    (tmp_path / "peer.py").write_text(
+        "import argparse\nparser = argparse.ArgumentParser()\n"
+        "for flag in ('env-id', 'seed', 'total-timesteps', 'gamma'):\n    parser.add_argument(f'--{flag}')\n"
+        f"print(vars(parser.parse_args()), file=open({str(tmp_path / 'asked')!r}, 'a'))\nprint('SPS: 1')\nprint('SPS: 2')\n"
+    )
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "benchmark")!r})
+import speed
+args = speed.Args(peer={str(tmp_path / "peer.py")!r}, peer_steps=512, turns=2)
+print(speed.against_peer("ppo_baseline:InvertedPendulum-v4:num-steps=256:no-compile:gamma=0.9", args))
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", program], check=False, env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == 0, process.stderr
+    told = eval(process.stdout.splitlines()[-1], {"np": np})
+    assert (told["peer"], told["peer_sps"]) == ("peer.py", 2)
+    assert told["peer_ratio_range"][0] > 1
+    asked = {"env_id": "InvertedPendulum-v4", "total_timesteps": "512", "gamma": "0.9"}
+    lines = (tmp_path / "asked").read_text().splitlines()
+    assert [eval(line) for line in lines] == [asked | {"seed": str(seed)} for seed in (1, 2)]
