@@ -89,6 +89,7 @@ class Preference:
     w_pref: float = 0.05  # weight of L_pref in the total loss; tried here: 0.005 to 0.2, which is too much
     w_cons: float = 0.1  # weight of L_cons, the KL from the fused policy to the preference; tried here: 0.02 to 0.2
     anneal_pref: bool = False  # let alpha and w_cons fall linearly to 0
+    logstd_init: float = -1.0  # log std of both experts at the start; that of their product is 0.35 less
     advantage_noise: float = 0.0  # std of the Gaussian noise added to A_norm, the advantages that the preference sees
 
 
@@ -187,15 +188,15 @@ def shares(main_std, pref_std, args: Args) -> tuple:
 class Agent(nn.Module):
     """One backbone with three heads: main expert pi_theta, preference expert pi_p, and value."""
 
-    def __init__(self, obs_dim: int, action_space: gym.spaces.Box):
+    def __init__(self, obs_dim: int, action_space: gym.spaces.Box, logstd_init: float = -1.0):
         super().__init__()
         action_dim = action_space.shape[0]
         self.backbone = make_backbone(obs_dim)
         self.critic = layer_init(nn.Linear(64, 1), 1.0)
         self.actor_mean = layer_init(nn.Linear(64, action_dim), 0.01)
-        self.actor_logstd = nn.Parameter(torch.full((1, action_dim), -1.0))
+        self.actor_logstd = nn.Parameter(torch.full((1, action_dim), logstd_init))
         self.preference_mean = layer_init(nn.Linear(64, action_dim), 0.01)
-        self.preference_logstd = nn.Parameter(torch.full((1, action_dim), -1.0))
+        self.preference_logstd = nn.Parameter(torch.full((1, action_dim), logstd_init))
         self.register_buffer("action_range", torch.tensor(action_space.high - action_space.low), persistent=False)
 
     def forward(self, obs: torch.Tensor) -> tuple[Gaussian, Gaussian, torch.Tensor]:
@@ -720,7 +721,8 @@ def make_learner(args: Args) -> tuple[Learner, dict]:
     torch.manual_seed(args.seed)
     env = make_env(args.env_id, args.capture_video)
     check_action_space(env.action_space, args)
-    agent = Agent(obs_dim := env.observation_space.shape[0], env.action_space).to("cuda" if args.cuda else "cpu")
+    agent = Agent(obs_dim := env.observation_space.shape[0], env.action_space, args.logstd_init)
+    agent.to("cuda" if args.cuda else "cpu")
     params = parameters_to_vector(agent.parameters()).detach()
     vector_to_parameters(params, agent.parameters())  # from here on, the agent's weights are views of params
     adam = Adam(torch.zeros_like(params), torch.zeros_like(params), params.new_ones(2, dtype=torch.float64))
@@ -1024,6 +1026,7 @@ def read_flags(argv: list[str] | None, default: Args) -> Args:
 
 
 LIMITS = dict(seed=(0, 2**32 - 1), eval_every=(0, 2**53), gamma=(0, 1), gae_lambda=(0, 1), learning_rate=(0, 1e38))
+LIMITS |= dict(logstd_init=(-6, 0.6))  # where the preference's std lies within STD_BOUNDS, so that it can be learned
 
 
 def check_args(args: Args) -> None:

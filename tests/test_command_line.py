@@ -129,9 +129,7 @@ def test_a_negative_or_non_finite_coefficient_is_named(script, value, rejected):
     if script.__name__ != "ppo_baseline":
         known += " lambda_pref beta1 alpha w_pref w_cons advantage_noise"
     assert coefficients >= set(known.split())
-    signed = (
-        {"logstd_init", "ent_coef"} if script.__name__ == "ppo_baseline" else set()
-    )  # as in benchmark/sensitivity.sh
+    signed = {"logstd_init"} | ({"ent_coef"} if script.__name__ == "ppo_baseline" else set())  # as in the sweeps
     for name in coefficients - (signed if value == "-1" else set()):
         rejected(script, *flags(script.__name__, **{name: value}), naming=(f"--{name.replace('_', '-')} ",))
 
