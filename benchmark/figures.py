@@ -21,6 +21,7 @@ from tables import (
     PAIRS,
     REPRODUCE,
     SAC,
+    SCALE,
     SCHEDULES,
     SENSITIVITY,
     Frames,
@@ -31,6 +32,7 @@ from tables import (
     pairs_of,
     repeated,
     sac_tasks,
+    scale_tasks,
     settings,
     sweeps,
 )
@@ -62,6 +64,7 @@ OVER_TASKS = {  # figures over tasks, each with a table of that name -> what the
     "comparisons": "Probabilities of improvement by task",
     "profile": "Performance profiles of both returns",
     "entropy-bonus": "Returns and widths of PrefPoE and of the entropy bonuses over training",
+    "scale": "Returns against the width of the acting policy at the start, with and without a preference",
     "schedules": "Returns over training under each schedule of λ",
     "sac": "Training return of SAC and of PrefPoE on SAC",
 }
@@ -231,6 +234,28 @@ def draw_response(task: str, rows: pd.DataFrame, prefixes: list[str]) -> Figure:
     return figure
 
 
+def draw_scale(evaluations: Frames) -> Figure:
+    """Returns against log sigma of the acting policy at the start, a column a task and a row a measure."""
+    tasks = scale_tasks(evaluations)
+    figure, axes = panels(2 * len(tasks), "IQM over seeds, 95 % bootstrap interval", 4.0, 2.6, len(tasks), sharex=True)
+    for axis, (m, task) in zip(axes, itertools.product(MEASURES, tasks), strict=True):
+        rows, reference = evaluations[task], dict(color=STYLE["ppo-cleanrl"]["color"], linestyle="-.")
+        if len(cleanrl := scores(rows, "ppo-cleanrl", m)):
+            axis.axhline(iqm(cleanrl), label="ppo-cleanrl, from 0", **reference)
+        for default, label in {MATCHED: "PPO, PrefPoE's network", "prefpoe": "PrefPoE"}.items():
+            family = {v: x for v, x in SCALE.items() if v.startswith("prefpoe") == (default == "prefpoe")}
+            points = [(x, y) for v, x in family.items() if len(y := scores(rows, v, m))]
+            axis.plot([x for x, _ in points], [iqm(y) for _, y in points], label=label, **STYLE[default])
+            for x, y in points:
+                axis.plot([x, x], bootstrap(iqm, y), color=STYLE[default]["color"], lw=1.2)
+        axis.set_title(task if m == "evaluation" else "", fontsize="medium")
+        axis.set_xlabel("log σ of the acting policy at the start" if m != "evaluation" else "")
+        axis.set_ylabel(MEASURES[m] if task == tasks[0] else "")
+        axis.set_xticks([0, -1, -1.35])
+    add_legend(figure, axes[0], ncols=3)
+    return figure
+
+
 def draw_profile(evaluations: Frames) -> Figure:
     """Performance profile (Agarwal et al. 2021) of normalised returns, a panel a measure."""
     title = "performance profile over tasks, 95 % bootstrap band; 0: IQM of ppo-cleanrl, 1: highest IQM of the others"
@@ -291,6 +316,8 @@ def figures_over_tasks(evaluations: Frames) -> dict[str, Callable[[], Figure]]:
         figures["profile"] = partial(draw_profile, evaluations)
     if any(pairs_of(evaluations, variant, base, m) for variant in PAIRS for base in PAIRS[variant] for m in MEASURES):
         figures["comparisons"] = partial(draw_comparisons, evaluations)
+    if scale_tasks(evaluations):
+        figures["scale"] = partial(draw_scale, evaluations)
     return figures
 
 

@@ -34,6 +34,13 @@ PAIRS = {  # PrefPoE with the default coefficients: each is compared with those,
 }
 SCHEDULES = ("prefpoe", *(f"prefpoe-lambda-{kind}" for kind in ("falling", "rising", "guided")))
 MODES = ("prefpoe", "prefpoe-modes-4")
+SCALE = {  # log sigma of the acting policy at the start
+    "ppo-squash-shared": 0.0,
+    MATCHED: -1.0,
+    "ppo-matched-logstd--1.35": -1.35,
+    "prefpoe-logstd-0.35": 0.0,
+    "prefpoe": -1.35,
+}
 SAC = ("sac", "prefpoe-sac", "prefpoe-sac-own")
 INGREDIENTS = {
     "bootstrap": "time limits bootstrapped",
@@ -72,7 +79,7 @@ REST += ("prefpoe-lambda-pref-2", "prefpoe-lambda-pref-4")
 Frames = dict[str, pd.DataFrame]  # by task
 # Tables of README.md and of the paper beside the results, whose runs may lack yet.
 OVER_TASKS = ("headline", "improvement", "evaluation", "changes", "comparisons", "profile", "entropy-bonus", "rest")
-OVER_TASKS += ("fusion", "advantages", "beta1", "schedules", "modes", "sac", "sac-rest")
+OVER_TASKS += ("scale", "fusion", "advantages", "beta1", "schedules", "modes", "sac", "sac-rest")
 
 # column -> name: of the mean action after training; of the acting policy in training's last tenth
 MEASURES = {"evaluation": "evaluation", "training_return": "training return"}
@@ -133,6 +140,7 @@ def sweeps(variants: set[str]) -> dict[str, list[str]]:
             *(f"prefpoe-modes-{modes}{raised}" for raised in ("", "-raised") for modes in (1, 4)),
         ),
         "sac": SAC,
+        "scale": SCALE,
     }
     members["other"] = sorted(variants.difference(*members.values()))
     found, seen = {}, set()
@@ -153,6 +161,11 @@ def all_tasks(evaluations: Frames) -> list[str]:
 def sac_tasks(evaluations: Frames) -> list[str]:
     """Those of SAC, whose runs begin with sac-: the prefix of benchmark/sac.sh."""
     return [task for task in evaluations if task.startswith("sac-")]
+
+
+def scale_tasks(evaluations: Frames) -> list[str]:
+    """Those where PrefPoE was run from another width than its own."""
+    return [task for task in all_tasks(evaluations) if "prefpoe-logstd-0.35" in {*evaluations[task]["variant"]}]
 
 
 def form_of(rows: pd.DataFrame) -> str:
@@ -454,6 +467,7 @@ def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
     tasks = {name: tasks_with(evaluations, {*variants}.difference(REPRODUCE)) for name, variants in groups.items()}
     groups, tasks = groups | {"headline": COMPARED, "sac": SAC}, tasks | {"sac": sac_tasks(evaluations)}
     tasks["headline"] = tasks_with(evaluations, COMPARED)
+    groups, tasks["scale"] = groups | {"scale": ("ppo-cleanrl", *SCALE)}, scale_tasks(evaluations)
     tables = {name: returns_table(evaluations, variants, tasks[name]) for name, variants in groups.items()}
     tables["improvement"] = improvement_table(evaluations)
     tables |= {"comparisons": comparisons_table(evaluations), "profile": profile_table(evaluations)}

@@ -231,6 +231,16 @@ def test_the_product_can_be_wider_than_the_preference_below_lambda_1(continuous)
     assert fused_sigma(continuous, 5.0, 2.0, 0.0) == fused_sigma(continuous, 5.0, 2.0, 1.0, "linear") == 2.0
 
 
+@pytest.mark.parametrize("logstd_init", [-2.0, -1.0, 0.35])
+def test_experts_start_as_wide_as_asked_and_their_product_by_a_factor_of_sqrt_2_narrower(continuous, logstd_init):
+    args = continuous.Args(env_id="InvertedPendulum-v4", compile=False, logstd_init=logstd_init)
+    (agent, *_), _ = continuous.make_learner(args)
+    *experts, _ = agent(torch.randn(7, 4))
+    widths = [policy.std.log() for policy in (*experts, continuous.fuse(*experts, args))]
+    for width, expected in zip(widths, (logstd_init, logstd_init, logstd_init - np.log(2) / 2), strict=True):
+        torch.testing.assert_close(width, torch.full((7, 1), expected), rtol=1e-6, atol=1e-6)
+
+
 @cases((CONTINUOUS, BOX, {}), (BASELINE, BOX, {}), (LUNARLANDER, DISCRETE, {}), (BASELINE, DISCRETE, {}))
 def test_distributions_match_torch_and_brute_force(script, space, changes):
     """Categorical: log p is the same of a numpy array, std that of the one-hot action."""
