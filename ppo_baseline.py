@@ -774,7 +774,7 @@ class Log:
         """Ctrl-C or SIGTERM: end after this iteration; at once the second time, or in the first one, which compiles."""
         if self.signals or self.first:
             self.close(128 + number)
-            sys.exit(128 + number)
+            os._exit(128 + number)  # callbacks of weak references swallow SystemExit, and while torch compiles many run
         self.signals.append(number)
         with suppress(OSError):  # print is not for signal handlers
             os.write(2, b"\nstopping after this iteration; once more: at once\n")

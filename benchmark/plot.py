@@ -72,10 +72,14 @@ def read_runs(paths: tuple[Path, ...]) -> dict[Path, tuple[dict, pd.DataFrame]]:
 
 
 def names(configs: list[dict]) -> list[str]:
-    """For each run the arguments in which it differs from others that have them too."""
+    """For each run its task and script, where there are several, and the arguments in which runs of its script differ."""
     keys = [key for key in dict.fromkeys(key for config in configs for key in config) if key not in BOOKKEEPING]
-    values = {key: {json.dumps(config[key]) for config in configs if key in config} for key in keys}
-    differing = [key for key in keys if len(values[key]) > 1]
+    values = {}  # of each argument, for each script
+    for config in configs:
+        for key in config.keys() & {*keys}:
+            script = "any" if key in ("env_id", "exp_name") else (config["exp_name"], "fusion" in config)
+            values.setdefault(key, {}).setdefault(script, set()).add(json.dumps(config[key]))
+    differing = [key for key in keys if any(len(seen) > 1 for seen in values[key].values())]
     parts = [[(key, config[key]) for key in differing if key in config] for config in configs]
     return [", ".join(str(x) if key in ("env_id", "exp_name") else f"{key}={x}" for key, x in part) for part in parts]
 

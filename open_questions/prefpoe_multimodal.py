@@ -91,6 +91,7 @@ class Preference:
     w_pref: float = 0.05  # weight of L_pref in the total loss; tried here: 0.005 to 0.2, which is too much
     w_cons: float = 0.1  # weight of L_cons, the KL from the fused policy to the preference; tried here: 0.02 to 0.2
     anneal_pref: bool = False  # let alpha and w_cons fall linearly to 0
+    logstd_init: float = -1.0  # log std of both experts at the start; that of their product is 0.35 less
     advantage_noise: float = 0.0  # std of the Gaussian noise added to A_norm, the advantages that the preference sees
 
 
@@ -255,15 +256,15 @@ class Agent(nn.Module):
     dimension the biases of their means are spread evenly over +-1, in a random order (a Latin hypercube).
     """
 
-    def __init__(self, obs_dim: int, action_space: gym.spaces.Box, num_modes: int):
+    def __init__(self, obs_dim: int, action_space: gym.spaces.Box, num_modes: int, logstd_init: float = -1.0):
         super().__init__()
         action_dim = action_space.shape[0]
         self.backbone = make_backbone(obs_dim)
         self.critic = layer_init(nn.Linear(64, 1), 1.0)
         self.actor_mean = layer_init(nn.Linear(64, action_dim), 0.01)
-        self.actor_logstd = nn.Parameter(torch.full((1, action_dim), -1.0))
+        self.actor_logstd = nn.Parameter(torch.full((1, action_dim), logstd_init))
         self.preference_mean = layer_init(nn.Linear(64, num_modes * action_dim), 0.01)
-        self.preference_logstd = nn.Parameter(torch.full((num_modes, action_dim), -1.0))
+        self.preference_logstd = nn.Parameter(torch.full((num_modes, action_dim), logstd_init))
         self.preference_logits = layer_init(nn.Linear(64, num_modes), 0.01)
         orders = torch.stack([torch.randperm(num_modes) for _ in range(action_dim)], dim=1)
         self.preference_mean.bias.data = (2 * orders.flatten() + 1) / num_modes - 1
@@ -853,7 +854,7 @@ def make_learner(args: Args) -> tuple[Learner, dict]:
     torch.manual_seed(args.seed)
     env = make_env(args.env_id, args.capture_video)
     check_action_space(env.action_space, args)
-    agent = Agent(obs_dim := env.observation_space.shape[0], env.action_space, args.num_modes)
+    agent = Agent(obs_dim := env.observation_space.shape[0], env.action_space, args.num_modes, args.logstd_init)
     agent.to("cuda" if args.cuda else "cpu")
     params = parameters_to_vector(agent.parameters()).detach()
     vector_to_parameters(params, agent.parameters())  # from here on, the agent's weights are views of params
@@ -979,7 +980,7 @@ class Log:
         """Ctrl-C or SIGTERM: end after this iteration; at once the second time, or in the first one, which compiles."""
         if self.signals or self.first:
             self.close(128 + number)
-            sys.exit(128 + number)
+            os._exit(128 + number)  # callbacks of weak references swallow SystemExit, and while torch compiles many run
         self.signals.append(number)
         with suppress(OSError):  # print is not for signal handlers
             os.write(2, b"\nstopping after this iteration; once more: at once\n")
@@ -1158,6 +1159,7 @@ def read_flags(argv: list[str] | None, default: Args) -> Args:
 
 
 LIMITS = dict(seed=(0, 2**32 - 1), eval_every=(0, 2**53), gamma=(0, 1), gae_lambda=(0, 1), learning_rate=(0, 1e38))
+LIMITS |= dict(logstd_init=(-6, 0.6))  # where the preference's std lies within STD_BOUNDS, so that it can be learned
 
 
 def check_args(args: Args) -> None:

@@ -35,6 +35,28 @@ time.time = lambda: 1_800_000_000.0
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+A_SIGNAL_IN_A_CALLBACK = """
+import os, pathlib, runpy, signal, sys, weakref
+import gymnasium as gym
+
+class Watched: pass
+
+watched, step = [Watched()], gym.wrappers.TimeLimit.step
+
+def callback(_):
+    pathlib.Path("signalled").touch()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+reference = weakref.ref(watched[0], callback)
+
+def step_after_a_collection(*arguments):
+    watched.clear()
+    return step(*arguments)
+
+gym.wrappers.TimeLimit.step = step_after_a_collection
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 # What two scripts both define and yet mean differently: the kind of action space, its defaults, and the preference.
 ACTION_SPACE = {"Agent", "PPO", "check_action_space", "clip_action", "make_batch", "numpy_policy", "sample_noise"}
@@ -44,7 +66,8 @@ MULTIMODAL, SAC = "open_questions/prefpoe_multimodal", "open_questions/prefpoe_s
 FAMILY = [*itertools.combinations(SCRIPTS, 2), *(("prefpoe_continuous", x) for x in (MULTIMODAL, SAC))]
 MEANT_TO_DIFFER = {
     ("prefpoe_continuous", "prefpoe_lunarlander"): ACTION_SPACE
-    | {"Run", "compare", "failure_signatures", "fuse", "total_loss"},
+    | {"Run", "compare", "failure_signatures", "fuse", "total_loss"}
+    | {"LIMITS", "Preference", "make_learner"},  # --logstd-init, of Gaussians only
     ("prefpoe_continuous", "ppo_baseline"): ACTION_SPACE | PREFERENCE,
     ("prefpoe_lunarlander", "ppo_baseline"): ACTION_SPACE | PREFERENCE | {"Run"},
     ("prefpoe_continuous", MULTIMODAL): {"Agent", "Preference", "Run", "compare", "failure_signatures", "fuse"}
@@ -527,6 +550,14 @@ def test_a_signal_while_compiling_ends_the_run_within_seconds(name, number, tmp_
     out, err = finish(process, 128 + number)
     assert time.monotonic() - sent < 15, "a machine under load takes a few of them"
     assert "compiled" not in out and "Traceback" not in err
+
+
+def test_a_signal_ends_the_run_even_where_exceptions_are_swallowed(tmp_path):
+    """In the callback of a weak reference, of which torch has many while it compiles."""
+    argv = [sys.executable, "-c", A_SIGNAL_IN_A_CALLBACK, *command("ppo_baseline", *small("ppo_baseline"))[1:]]
+    result = in_a_process(argv, tmp_path)
+    assert result.returncode == 143 and "Exception ignored" not in result.stderr
+    assert (tmp_path / "signalled").exists() and "step=" not in result.stdout
 
 
 def test_a_signal_also_ends_the_last_evaluation(tmp_path):
