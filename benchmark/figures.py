@@ -242,8 +242,8 @@ def draw_scale(evaluations: Frames) -> Figure:
         rows, reference = evaluations[task], dict(color=STYLE["ppo-cleanrl"]["color"], linestyle="-.")
         if len(cleanrl := scores(rows, "ppo-cleanrl", m)):
             axis.axhline(iqm(cleanrl), label="ppo-cleanrl, from 0", **reference)
-        for default, label in {MATCHED: "PPO, PrefPoE's network", "prefpoe": "PrefPoE"}.items():
-            family = {v: x for v, x in SCALE.items() if v.startswith("prefpoe") == (default == "prefpoe")}
+        for default, label, shift in ((MATCHED, "PPO with PrefPoE's network", -0.012), ("prefpoe", "PrefPoE", 0.012)):
+            family = {v: x + shift for v, x in SCALE.items() if v.startswith("prefpoe") == (default == "prefpoe")}
             points = [(x, y) for v, x in family.items() if len(y := scores(rows, v, m))]
             axis.plot([x for x, _ in points], [iqm(y) for _, y in points], label=label, **STYLE[default])
             for x, y in points:
@@ -251,7 +251,8 @@ def draw_scale(evaluations: Frames) -> Figure:
         axis.set_title(task if m == "evaluation" else "", fontsize="medium")
         axis.set_xlabel("log σ of the acting policy at the start" if m != "evaluation" else "")
         axis.set_ylabel(MEASURES[m] if task == tasks[0] else "")
-        axis.set_xticks([0, -1, -1.35])
+        axis.set_xticks(ticks := [0, -1, -1.35], [f"{x:g}" for x in ticks])
+        axis.set_ylim(bottom=0)
     add_legend(figure, axes[0], ncols=3)
     return figure
 
@@ -363,7 +364,7 @@ def make_figures(evaluations: Frames, curves: Frames) -> dict[str, Callable[[], 
                 figures[f"{task}_{quantity}"] = partial(draw, lines, ylabel, log=quantity == "trace")
             lines = {"advantage and preference": of_variants(guided, "guidance", 8)}
             figures[f"{task}_guidance"] = partial(draw, lines, GUIDANCE)
-        if "attribution" in found:
+        if {*found.get("attribution", ())} - {"ppo-cleanrl", *SCALE}:  # the others are in scale.png
             figures[f"{task}_attribution"] = partial(draw_bars, task, rows, found["attribution"])
         if "advantage-noise" in found:
             figures[f"{task}_advantage-noise"] = partial(draw_response, task, rows, [NOISE])

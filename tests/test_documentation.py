@@ -245,6 +245,7 @@ def results():
 CHEETAH, ANT, LANDER, MATCHED = "HalfCheetah-v4", "Ant-v4", "LunarLander-v3", tables.MATCHED
 HOPPER, WALKER, SAC = "Hopper-v4", "Walker2d-v4", "sac-HalfCheetah-v4-30000-steps"
 BONUSES = {"prefpoe": BONUS, "prefpoe-anneal": f"{BONUS}-anneal"}
+NARROW, WIDE = "ppo-matched-logstd--1.35", "prefpoe-logstd-0.35"
 EVERY = (*tables.PAPER, "FrozenLake-v1", HOPPER, WALKER)
 
 
@@ -319,6 +320,25 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
         f"log σ = −1 at the start brings {added(CHEETAH, 'log σ = −1 at the start')} of evaluation",
         f"bootstrapped time limits {added(CHEETAH, 'time limits bootstrapped')}",
         f"On Ant-v4 log σ brings {added(ANT, 'log σ = −1 at the start')}",
+        f"as CleanRL's PPO, evaluates at {value(CHEETAH, WIDE)}, `ppo-cleanrl` at {value(CHEETAH, 'ppo-cleanrl')}, and from",
+        f"its usual −1.35 at {value(CHEETAH, 'prefpoe')}.",
+        f"evaluates at {value(HOPPER, NARROW)} from −1.35, `ppo-cleanrl` at {value(HOPPER, 'ppo-cleanrl')},",
+        f"and a product that starts at 0 at {value(HOPPER, WIDE)}.",
+        f"`{WIDE}` less `ppo-cleanrl` is {difference(CHEETAH, WIDE, 'ppo-cleanrl')} in evaluation",
+        f"and {difference(CHEETAH, WIDE, 'ppo-cleanrl', training)} in training return: neither differs. Less `ppo-squash-shared`",
+        f"of five runs, it is {difference(CHEETAH, WIDE, 'ppo-squash-shared')} and",
+        f"{difference(CHEETAH, WIDE, 'ppo-squash-shared', training)}.",
+        f"`{WIDE}` less `ppo-cleanrl` is {difference(HOPPER, WIDE, 'ppo-cleanrl')} in evaluation",
+        f"and {difference(HOPPER, WIDE, 'ppo-cleanrl', training)} in training return: neither differs.",
+        f"Less `prefpoe` it is {difference(HOPPER, WIDE, 'prefpoe')} and",
+        f"{difference(HOPPER, WIDE, 'prefpoe', training)}, which exclude 0",
+        f"less `{NARROW}` is {difference(HOPPER, 'prefpoe', NARROW)} in evaluation",
+        f"and {difference(HOPPER, 'prefpoe', NARROW, training)} in training return; own intervals",
+        f"the same difference is {difference(WALKER, 'prefpoe', NARROW)} and",
+        f"{difference(WALKER, 'prefpoe', NARROW, training)}; own intervals overlap. Where PrefPoE starts",
+        f"`{WIDE}` less `prefpoe` is {difference(WALKER, WIDE, 'prefpoe')} and",
+        f"{difference(WALKER, WIDE, 'prefpoe', training)}, and either is behind",
+        f"from log σ = 0 by {difference(WALKER, WIDE, 'ppo-cleanrl', training)}.",
         f"less `prefpoe` it is {difference(CHEETAH, 'ppo-logstd', 'prefpoe')} in evaluation",
         f"and {difference(CHEETAH, 'ppo-logstd', 'prefpoe', training)} in training return.",
         f"which brings {difference(LANDER, MATCHED, 'ppo')} in evaluation",
@@ -415,6 +435,17 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
     assert differs(WALKER, "prefpoe", BONUS) and not differs(WALKER, "prefpoe", MATCHED)
     assert {*evaluations[WALKER].groupby("variant").size().reindex(tables.COMPARED)} == {7}
     assert {*evaluations[HOPPER].groupby("variant").size().reindex(tables.COMPARED)} == {10}
+    for m in both:
+        assert not differs(CHEETAH, WIDE, "ppo-cleanrl", m) and not differs(WALKER, WIDE, "prefpoe", m)
+        assert apart(CHEETAH, WIDE, "prefpoe", m) and apart(HOPPER, NARROW, "ppo-cleanrl", m)
+        assert not differs(HOPPER, WIDE, "ppo-cleanrl", m)
+        for pair in ((WIDE, "prefpoe"), ("prefpoe", NARROW)):
+            assert differs(HOPPER, *pair, m) and not apart(HOPPER, *pair, m)
+    assert differs(WALKER, "prefpoe", NARROW) and not apart(WALKER, "prefpoe", NARROW)
+    assert all(differs(WALKER, x, "ppo-cleanrl", "training_return") for x in (WIDE, "prefpoe"))
+    fallen = evaluations[HOPPER].query("training_return < 500")["variant"].value_counts()
+    expected = {NARROW: 8, "prefpoe-anneal": 4, "prefpoe": 2, MATCHED: 1, f"{BONUS}-anneal": 1}
+    assert fallen.to_dict() == expected
     for variant in ("prefpoe", "prefpoe-anneal"):
         assert apart(HOPPER, variant, "ppo-cleanrl", "training_return")
         assert differs(HOPPER, variant, "ppo-cleanrl") and not apart(HOPPER, variant, "ppo-cleanrl")
