@@ -2,8 +2,10 @@
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -37,6 +39,7 @@ from tables import (
     sweeps,
 )
 
+PUBLISHED = "CleanRL's SAC, published"
 STYLE = {  # colour and marker of a variant; colours differ in lightness too, for greyscale and for the colour-blind
     "ppo-cleanrl": dict(color="#7fb2d6", marker="v"),
     "ppo": dict(color="#2f7fb8", marker="s"),
@@ -51,6 +54,7 @@ STYLE = {  # colour and marker of a variant; colours differ in lightness too, fo
     "sac": dict(color="#06264f", marker="o"),
     "prefpoe-sac": dict(color="#b2182b", marker="D"),
     "prefpoe-sac-own": dict(color="#f2a32c", marker="^"),
+    PUBLISHED: dict(color="#777777", marker=""),
 }
 DASHES = {"ppo-cleanrl": "-.", MATCHED: ":", ENT_COEF: "--", ENT_COEF_ANNEAL: (0, (5, 1, 1, 1, 1, 1))}
 DASHES |= {"prefpoe-lambda-falling": "--", "prefpoe-lambda-rising": "-.", "prefpoe-lambda-guided": ":"}
@@ -66,7 +70,7 @@ OVER_TASKS = {  # figures over tasks, each with a table of that name -> what the
     "entropy-bonus": "Returns and widths of PrefPoE and of the entropy bonuses over training",
     "scale": "Returns against the width of the acting policy at the start, with and without a preference",
     "schedules": "Returns over training under each schedule of λ",
-    "sac": "Training return of SAC and of PrefPoE on SAC",
+    "sac": "Returns over training of SAC and of PrefPoE on SAC, beside CleanRL's published SAC",
 }
 EVALUATIONS = "evaluation (3 episodes)"  # while training; the tables' are of 10 episodes after it
 RETURN, ENTROPY = "return (environment's reward)", "entropy (nats)"
@@ -337,9 +341,23 @@ def figures_over_training(curves: Frames) -> dict[str, Callable[[], Figure]]:
     if scheduled:
         figures["schedules"] = partial(draw_over_tasks, scheduled, [*SCHEDULES], quantities)
     if of_sac := {task: curves[task] for task in sac_tasks(curves)}:
-        training = {"episodic_return": "training return"}  # short runs have hardly an evaluation on the way
-        figures["sac"] = partial(draw_over_tasks, of_sac, [*SAC], training)
+        figures["sac"] = partial(
+            draw_over_tasks, with_published(of_sac), [*SAC, PUBLISHED], dict(reversed(quantities.items()))
+        )
     return figures
+
+
+def with_published(curves: Frames) -> Frames:
+    """A frame a task of SAC, of each variant its longest runs, and as far as these go CleanRL's own published curve."""
+    found: dict[str, dict[str, pd.DataFrame]] = {}
+    for task in sorted(curves, key=lambda task: curves[task]["global_step"].max()):
+        name = re.fullmatch(r"sac-(.*?)(-\d+-steps)?", task)[1]
+        found.setdefault(name, {}).update({variant: rows for variant, rows in curves[task].groupby("variant")})
+    published = pd.read_csv(Path(__file__).with_name("results") / "cleanrl-sac-published.csv").assign(variant=PUBLISHED)
+    for task, rows in found.items():
+        last = max(x["global_step"].max() for x in rows.values())
+        rows[PUBLISHED] = published[(published["task"] == task) & (published["global_step"] <= last)]
+    return {task: pd.concat(rows.values(), ignore_index=True) for task, rows in found.items()}
 
 
 def make_figures(evaluations: Frames, curves: Frames) -> dict[str, Callable[[], Figure]]:

@@ -267,7 +267,7 @@ def test_the_sweeps_and_the_tables_name_the_same_variants():
     for prefix, (default, *_) in tables.COEFFICIENTS.items():
         assert len(tables.settings(prefix, names)) >= 2
         assert default in figures.STYLE
-    assert {*figures.STYLE} == {*tables.REPRODUCE, *tables.BONUS, *tables.SCHEDULES, *tables.SAC}
+    assert {*figures.STYLE} == {*tables.REPRODUCE, *tables.BONUS, *tables.SCHEDULES, *tables.SAC, figures.PUBLISHED}
 
 
 def cells_of(table):
@@ -525,8 +525,18 @@ def test_sac_and_several_modes_have_tables_of_their_own_tasks():
     ] * 2
     curves = flat_curves(sac=(9, 2, 1.5), prefpoe_sac=(9, 2, 1.5))
     figure = figures.make_figures({}, {"sac-Ant-v4-30000-steps": curves, "Ant-v4": curves})["sac"]()
-    assert [axis.get_title() for axis in figure.axes] == ["sac-Ant-v4-30000-steps"]
+    assert [axis.get_title() for axis in figure.axes] == ["Ant-v4", ""]
     assert {line.get_label() for line in figure.axes[0].lines} == {"sac", "prefpoe-sac"}
+
+
+def test_the_picture_of_sac_has_the_longest_runs_beside_what_cleanrl_has_published():
+    short, long = flat_curves(sac=(9, 2, 1.5), prefpoe_sac=(9, 2, 1.5)), flat_curves(sac=(9, 2, 1.5))
+    long = long.assign(global_step=long["global_step"] * 20, episodic_return=7.0)
+    frames = {"sac-HalfCheetah-v4-20000-steps": long, "sac-HalfCheetah-v4-1000-steps": short}
+    training, _ = figures.make_figures({}, frames)["sac"]().axes
+    drawn = {line.get_label(): [*zip(*line.get_data(), strict=True)] for line in training.lines}
+    assert drawn["sac"] == [(2, 7), (19, 7), (20, 7)] and drawn["prefpoe-sac"] == [(0.1, 1), (0.95, 1), (1, 1)]
+    assert drawn[figures.PUBLISHED] == [(10, -177), (20, 462)]  # thousands of steps, as read off the picture
 
 
 def test_the_tables_and_the_sweeps_agree_on_which_tasks_have_continuous_actions():
