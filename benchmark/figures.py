@@ -246,6 +246,7 @@ def draw_scale(evaluations: Frames) -> Figure:
         rows, reference = evaluations[task], dict(color=STYLE["ppo-cleanrl"]["color"], linestyle="-.")
         if len(cleanrl := scores(rows, "ppo-cleanrl", m)):
             axis.axhline(iqm(cleanrl), label="ppo-cleanrl, from 0", **reference)
+            axis.axhspan(*bootstrap(iqm, cleanrl), color=reference["color"], alpha=0.18, lw=0)
         for default, label, shift in ((MATCHED, "PPO with PrefPoE's network", -0.012), ("prefpoe", "PrefPoE", 0.012)):
             family = {v: x + shift for v, x in SCALE.items() if v.startswith("prefpoe") == (default == "prefpoe")}
             points = [(x, y) for v, x in family.items() if len(y := scores(rows, v, m))]
