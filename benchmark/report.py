@@ -27,7 +27,7 @@ import pandas as pd
 import tyro
 from figures import OVER_TASKS as FIGURES_OVER_TASKS
 from figures import make_figures
-from tables import MEASURES, OVER_TASKS, Frames, make_tables, sweeps
+from tables import DIFFERENCES, MEASURES, OVER_TASKS, Frames, make_tables, sweeps
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ["variant", "seed"]
@@ -241,7 +241,7 @@ def fill_in(path: Path, tables: dict[str, str], figures: Container[str] = ()) ->
 def page(evaluations: Frames, tables: dict[str, str], figures: Iterable[str]) -> str:
     """tables.md: every table but those that only put some of their rows together, and task by task the figures."""
     lines = ["# Every table and figure", "", EXPLANATION, ""]
-    for key in ("headline", "changes", "improvement", *FIGURES_OVER_TASKS):
+    for key in ("headline", *DIFFERENCES, "changes", "improvement", *FIGURES_OVER_TASKS):
         lines += [f"## {key}", "", tables[key], ""] if key in tables else []
         lines += [show(key), ""] if key in FIGURES_OVER_TASKS and key in figures else []
     for task, rows in evaluations.items():

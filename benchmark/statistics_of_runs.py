@@ -50,6 +50,12 @@ def differ(x: np.ndarray, y: np.ndarray) -> bool:
     return bool(max(low, -high) > 0.02 * (high - low))
 
 
+def apart(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether the intervals of the two IQMs do not overlap."""
+    (low, high), (other_low, other_high) = bootstrap(iqm, x), bootstrap(iqm, y)
+    return bool(low > other_high or high < other_low)
+
+
 def scores(rows: pd.DataFrame, variant: str, measure: str) -> np.ndarray:
     """That measure of each of the variant's runs: (runs,)."""
     return rows.loc[rows["variant"] == variant, measure].dropna().to_numpy()

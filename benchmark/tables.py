@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from statistics_of_runs import bootstrap, differ, effect, improvement, iqm, landed, late, scores
+from statistics_of_runs import apart, bootstrap, differ, effect, improvement, iqm, landed, late, scores
 
 # The sweeps name the variants, and here they are again, since tables have an order, parts and labels of their own: to read
 # them from the sweeps' --list would take more lines than the names do. tests/test_report.py holds the two together.
@@ -17,6 +17,7 @@ PAPER = {  # what the paper reports, by the task here
     "Ant-v4": "+69 %",
     "LunarLander-v3": "+276 % (LunarLander-v2)",
 }
+EASY = "FrozenLake-v1"
 REPRODUCE = ("ppo-cleanrl", "ppo", MATCHED, "prefpoe", "prefpoe-anneal")
 NAMES = {  # what README.md calls those that it shows
     "ppo-cleanrl": "CleanRL's PPO",
@@ -40,6 +41,19 @@ SCALE = {  # log sigma of the acting policy at the start
     "ppo-matched-logstd--1.35": -1.35,
     "prefpoe-logstd-0.35": 0.0,
     "prefpoe": -1.35,
+}
+DIFFERENCES = {  # a table's name: the pairs of variants whose difference is a column of it
+    "differences": (
+        (MATCHED, "ppo-cleanrl"),
+        ("prefpoe", "ppo-cleanrl"),
+        ("prefpoe", MATCHED),
+        ("prefpoe", ENT_COEF),
+        ("prefpoe-anneal", ENT_COEF_ANNEAL),
+    ),
+    "scale-differences": (
+        *(("prefpoe-logstd-0.35", base) for base in ("ppo-cleanrl", "ppo", "ppo-squash-shared", "prefpoe")),
+        ("prefpoe", "ppo-matched-logstd--1.35"),
+    ),
 }
 SAC = ("sac", "prefpoe-sac", "prefpoe-sac-own")
 INGREDIENTS = {
@@ -78,8 +92,8 @@ REST += tuple(
 REST += ("prefpoe-lambda-pref-2", "prefpoe-lambda-pref-4")
 Frames = dict[str, pd.DataFrame]  # by task
 # Tables of README.md and of the paper beside the results, whose runs may lack yet.
-OVER_TASKS = ("headline", "improvement", "evaluation", "changes", "comparisons", "profile", "entropy-bonus", "rest")
-OVER_TASKS += ("scale", "fusion", "advantages", "beta1", "schedules", "modes", "sac", "sac-rest")
+OVER_TASKS = ("headline", "improvement", "readme", "changes", "comparisons", "profile", "entropy-bonus", "rest")
+OVER_TASKS += ("scale", "fusion", "advantages", "beta1", "schedules", "modes", "sac", "sac-rest", *DIFFERENCES)
 
 # column -> name: of the mean action after training; of the acting policy in training's last tenth
 MEASURES = {"evaluation": "evaluation", "training_return": "training return"}
@@ -100,6 +114,13 @@ def with_interval(form: str, statistic: Callable, *samples: np.ndarray) -> str:
     if min(map(len, samples)) == 1:
         return text
     return f"{text} [{', '.join(map(form.format, bootstrap(statistic, *samples)))}]"
+
+
+def marked(text: str, x: np.ndarray, base: np.ndarray) -> str:
+    """A cell about x: bold where x differs from base and their own intervals are apart, with † where those overlap."""
+    if not min(len(x), len(base)) > 1 or not differ(x, base):
+        return text
+    return f"**{text}**" if apart(x, base) else f"{text} †"
 
 
 def change(x: np.ndarray, base: np.ndarray) -> str:
@@ -225,24 +246,46 @@ def number_of_seeds(rows: pd.DataFrame, variants: Iterable[str]) -> str:
     return "–".join(map(str, sorted({min(counts), max(counts)})))
 
 
-def evaluation_table(evaluations: Frames) -> str:
-    """A row a task: the evaluations of what README.md shows."""
+def readme_table(evaluations: Frames) -> str:
+    """Two rows a task, one a measure: what README.md shows, without the task on which all variants come out alike."""
     lines = []
-    for task in tasks_with(evaluations, NAMES):
-        rows = evaluations[task]
-        cells = {name: with_interval(form_of(rows), iqm, scores(rows, v, "evaluation")) for v, name in NAMES.items()}
-        lines.append({"task": task} | cells | {"seeds": number_of_seeds(rows, NAMES)})
+    for task, m in itertools.product(tasks_with(evaluations, NAMES), MEASURES):
+        rows, return_ = evaluations[task], {"evaluation": "evaluation", "training_return": "while training"}[m]
+        cells = {name: with_interval(form_of(rows), iqm, scores(rows, v, m)) for v, name in NAMES.items()}
+        if task != EASY:
+            lines.append({"task": task, "return": return_} | cells | {"seeds": number_of_seeds(rows, NAMES)})
     return table(lines) if lines else ""
 
 
-def returns_table(evaluations: Frames, variants: tuple[str, ...], tasks: list[str]) -> str:
-    """Two rows a task, one a measure: what the variants reach, without those that there are none of."""
+def returns_table(evaluations: Frames, variants: tuple[str, ...], tasks: list[str], base: str = "") -> str:
+    """Two rows a task, one a measure: what the variants reach, without those that there are none of, each marked where it
+    differs from the variant `base`, if there is one."""
     shown = [v for v in variants if any(len(scores(evaluations[task], v, "evaluation")) for task in tasks)]
     lines = []
     for task, (m, measure) in itertools.product(tasks, MEASURES.items()):
-        rows = evaluations[task]
-        cells = {variant: with_interval(form_of(rows), iqm, scores(rows, variant, m)) for variant in shown}
+        rows, cells = evaluations[task], {}
+        for variant in shown:
+            x, beside = scores(rows, variant, m), scores(rows, base, m)
+            cells[variant] = marked(with_interval(form_of(rows), iqm, x), x, beside)
         lines.append({"task": task, "return": measure} | cells | {"seeds": number_of_seeds(rows, shown)})
+    return table(lines) if lines else ""
+
+
+def differences_table(evaluations: Frames, pairs: tuple[tuple[str, str], ...], tasks: list[str]) -> str:
+    """Two rows a task, one a measure: the IQM of each pair's first variant less that of its second, marked where they
+    differ; without pairs that no task has."""
+    samples = {
+        (task, m, pair): [scores(evaluations[task], variant, m) for variant in pair]
+        for task, m, pair in itertools.product(tasks, MEASURES, pairs)
+    }
+    shown = [pair for pair in pairs if any(key[2] == pair and all(map(len, x)) for key, x in samples.items())]
+    lines = []
+    for task, (m, measure) in itertools.product(tasks if shown else (), MEASURES.items()):
+        form = "{:+" + form_of(evaluations[task])[2:]
+        cells = {pair: with_interval(form, effect, *samples[task, m, pair]) for pair in shown}
+        cells = {" − ".join(pair): marked(text, *samples[task, m, pair]) for pair, text in cells.items()}
+        if {*cells.values()} != {"–"}:
+            lines.append({"task": task, "return": measure} | cells)
     return table(lines) if lines else ""
 
 
@@ -298,7 +341,7 @@ def over_tasks(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
 
 def comparisons_table(evaluations: Frames) -> str:
     """Two rows a task, one a measure: how probably PrefPoE beats matched PPO and the entropy bonuses; then the means over
-    tasks with several runs."""
+    tasks with several runs, the paper's and all."""
     columns = {}
     for m, (variant, bases) in itertools.product(MEASURES, PAIRS.items()):
         for base in bases:
@@ -310,13 +353,13 @@ def comparisons_table(evaluations: Frames) -> str:
         if {*cells.values()} != {"–"}:
             seeds = number_of_seeds(evaluations[task], BONUS)
             lines.append({"task": task, "return": measure} | cells | {"seeds": seeds})
-    for m, measure in MEASURES.items() if lines else ():
-        cells = {
-            name: over_tasks(pairs) + (f", {len(pairs)} task" + "s" * (len(pairs) > 1)) * bool(pairs)
-            for name, found in columns.items()
-            for pairs in [repeated(found[m])]
-        }
-        lines.append({"task": "**mean over tasks**", "return": measure} | cells | {"seeds": ""})
+    groups = {"mean over the paper's tasks": PAPER, "mean over all tasks": all_tasks(evaluations)}
+    for (group, tasks), (m, measure) in itertools.product(groups.items() if lines else (), MEASURES.items()):
+        cells = {}
+        for name, found in columns.items():
+            pairs = {task: pair for task, pair in repeated(found[m]).items() if task in tasks}
+            cells[name] = over_tasks(pairs) + (f", {len(pairs)} task" + "s" * (len(pairs) > 1)) * bool(pairs)
+        lines.append({"task": f"**{group}**", "return": measure} | cells | {"seeds": ""})
     return table(lines) if lines else ""
 
 
@@ -468,11 +511,14 @@ def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
     groups, tasks = groups | {"headline": COMPARED, "sac": SAC}, tasks | {"sac": sac_tasks(evaluations)}
     tasks["headline"] = tasks_with(evaluations, COMPARED)
     groups, tasks["scale"] = groups | {"scale": ("ppo-cleanrl", *SCALE)}, scale_tasks(evaluations)
-    tables = {name: returns_table(evaluations, variants, tasks[name]) for name, variants in groups.items()}
+    bases = dict.fromkeys(("schedules", "fusion", "advantages", "modes"), "prefpoe") | {"sac": SAC[0]}
+    tables = {name: returns_table(evaluations, x, tasks[name], bases.get(name, "")) for name, x in groups.items()}
+    of_differences = zip(DIFFERENCES.items(), (tasks["headline"], tasks["scale"]), strict=True)
+    tables |= {name: differences_table(evaluations, pairs, shown) for (name, pairs), shown in of_differences}
     tables["improvement"] = improvement_table(evaluations)
     tables |= {"comparisons": comparisons_table(evaluations), "profile": profile_table(evaluations)}
     tables |= {"entropy-bonus": widths_table(curves), "beta1": guidance_table(evaluations, curves)}
-    tables |= {"evaluation": evaluation_table(evaluations), "sac-rest": sac_rest_table(curves)}
+    tables |= {"readme": readme_table(evaluations), "sac-rest": sac_rest_table(curves)}
     if any(task in evaluations for task in PAPER):
         tables["changes"] = changes_table(evaluations)
         tables["rest"] = rest_table({task: evaluations[task] for task in curves if task in evaluations}, curves)

@@ -280,7 +280,7 @@ def test_tables_hold_what_the_rows_say():
     cheetah = evaluation_rows(ppo_cleanrl=[100], ppo_matched=[400, 400], prefpoe=[300, 500])
     lander = evaluation_rows(ppo_matched=[250, 150], prefpoe=[200, 220, 199, 260])
     made = tables.make_tables({"HalfCheetah-v4": cheetah, "LunarLander-v3": lander, "CartPole-v1": lander[:1]}, {})
-    names = ["headline", "improvement", "comparisons", "evaluation", "changes"]
+    names = ["headline", "differences", "improvement", "comparisons", "readme", "changes"]
     assert list(made) == [*names, "HalfCheetah-v4-reproduce", "LunarLander-v3-reproduce", "CartPole-v1-reproduce"]
 
     rows = cells_of(made["headline"])
@@ -300,8 +300,9 @@ def test_tables_hold_what_the_rows_say():
     assert changes[0]["the paper"] == "1,276 → 5,375 (+321 %)"
     assert (changes[0]["ppo-matched vs ppo-cleanrl"], changes[0]["prefpoe vs ppo-cleanrl"]) == ("+300 %", "+300 %")
     assert changes[0]["prefpoe vs ppo-matched"] == "+0 % [-25 %, +25 %]"
-    assert cells_of(made["evaluation"])[1] == {
+    assert cells_of(made["readme"])[2] == {
         "task": "LunarLander-v3",
+        "return": "evaluation",
         "CleanRL's PPO": "–",
         "matched PPO": "200 [150, 250]",
         "PrefPoE": rows[2]["prefpoe"],
@@ -312,6 +313,40 @@ def test_tables_hold_what_the_rows_say():
     assert "| 75 % [25 %, 100 %] |" in made["LunarLander-v3-reproduce"]
     assert "landed" not in made["HalfCheetah-v4-reproduce"]
     assert "| prefpoe | 2 of the paper | 0.56 [" in made["improvement"]  # 2 of 4 pairs, and 5 of 8
+
+
+def test_differences_are_marked_by_whether_they_exclude_zero_and_own_intervals_are_apart():
+    low, high = np.arange(10) * 10.0, np.arange(10) * 10.0 + 1000
+    rows = evaluation_rows(
+        ppo_cleanrl=low, ppo_matched=low + 1, prefpoe=low + 40, **{"ppo_matched_ent_coef_0.01": high}
+    )
+    made = tables.make_tables({"Ant-v4": rows, "Hopper-v4": rows}, {})
+    (row, *_, other) = cells_of(made["differences"])
+    means = {x: np.mean(rows[rows["variant"] == x]["evaluation"].sort_values()[2:-2]) for x in {*rows["variant"]}}
+    bonus = "ppo-matched-ent-coef-0.01"
+    assert row["ppo-matched − ppo-cleanrl"].startswith("+1 [-")
+    assert row["ppo-matched − ppo-cleanrl"].endswith("]")
+    assert row["prefpoe − ppo-cleanrl"].startswith(f"{means['prefpoe'] - means['ppo-cleanrl']:+.0f} [+")
+    assert row["prefpoe − ppo-cleanrl"].endswith("] †")
+    assert re.fullmatch(r"\*\*-960 \[-\d+, -\d+\]\*\*", row[f"prefpoe − {bonus}"])
+    assert f"prefpoe-anneal − {bonus}-anneal" not in row
+    assert other["task"] == "Hopper-v4"
+
+    wide = evaluation_rows(prefpoe=low, prefpoe_none=high, prefpoe_linear=[7.0])
+    row = cells_of(tables.make_tables({"Ant-v4": wide}, {})["fusion"])[0]
+    assert row["prefpoe"][0] != "*"
+    assert (row["prefpoe-none"][:2], row["prefpoe-none"][-2:]) == ("**", "**")
+    assert row["prefpoe-linear"] == "7"
+
+
+def test_own_intervals_are_apart_where_neither_holds_an_end_of_the_other():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=10)
+    for shift in np.linspace(-4, 4, 41):
+        ends = statistics.bootstrap(statistics.iqm, x)
+        other = statistics.bootstrap(statistics.iqm, x + shift)
+        inside = [ends[0] <= end <= ends[1] for end in other] + [other[0] <= end <= other[1] for end in ends]
+        assert statistics.apart(x, x + shift) == (not any(inside))
 
 
 @pytest.mark.parametrize("variant", [*tables.REPRODUCE, "prefpoe-none", "prefpoe-noise-2", "ppo-shared", "mine"])
@@ -521,7 +556,7 @@ def test_sac_and_several_modes_have_tables_of_their_own_tasks():
     }
     rows = cells_of(made["modes"])
     assert [(row["task"], row["prefpoe"], row["prefpoe-modes-4"]) for row in rows] == [
-        ("HalfCheetah-v4", "90 [90, 90]", "60 [50, 70]")
+        ("HalfCheetah-v4", "90 [90, 90]", "**60 [50, 70]**")
     ] * 2
     curves = flat_curves(sac=(9, 2, 1.5), prefpoe_sac=(9, 2, 1.5))
     figure = figures.make_figures({}, {"sac-Ant-v4-30000-steps": curves, "Ant-v4": curves})["sac"]()
@@ -576,14 +611,17 @@ def test_comparisons_are_by_task_and_averaged_over_those_that_have_both():
         f"P(prefpoe > {tables.ENT_COEF})",
         f"P(prefpoe-anneal > {tables.ENT_COEF_ANNEAL})",
     )
-    assert [row["task"] for row in rows[::2]] == ["Ant-v4", "Hopper-v4", "**mean over tasks**"]
+    means = "**mean over the paper's tasks**", "**mean over all tasks**"
+    assert [row["task"] for row in rows[::2]] == ["Ant-v4", "Hopper-v4", *means]
     assert [[row[name].split(" [")[0].split(",")[0] for name in over] for row in rows[::2]] == [
         ["0.50", "0.92", "0.50"],  # 3 of 6 pairs; 5 and a half of 6; a tie
         ["0.50", "–", "–"],
+        ["0.50", "0.92", "–"],
         ["0.50", "0.92", "–"],  # Walker2d-v4 has a single seed
     ]
+    assert [rows[-3][name].split(", ")[-1] for name in over] == ["1 task", "1 task", "–"]
     assert [rows[-1][name].split(", ")[-1] for name in over] == ["2 tasks", "1 task", "–"]
-    assert [row["seeds"] for row in rows[::2]] == ["1–3", "2", ""]
+    assert [row["seeds"] for row in rows[::2]] == ["1–3", "2", "", ""]
     two = next(
         row for row in cells_of(made["improvement"]) if row["tasks"] == "2 in all"
     )  # the same in the other table
