@@ -911,7 +911,7 @@ class Log:
         self.send(lambda run: run.log_artifact(str(self.folder / "checkpoint.pt"), name=name, type="model"))
         self.close(0)
         say(f"film it:  python {sys.argv[0]} --evaluate {self.folder} --capture-video")
-        if Path(__file__).with_name("benchmark").is_dir():
+        if Path("benchmark/plot.py").exists():
             say(f"plot it:  python benchmark/plot.py {self.folder}")
         return 0
 

@@ -3,10 +3,11 @@
     python benchmark/multimodal.py runs/*       # results/multimodal.csv, a row a run, results/multimodal.png, a summary
     python benchmark/multimodal.py              # only the summary, from results/multimodal.csv
 
-Each run's acting policy is sampled for 100 episodes, seeded as in the scripts' evaluations. A goal is reached if one of
-them ends there; the entropy (nats) is that of the shares of the goals among the episodes that end at one, from 0 for a
+Each run's acting policy is sampled for 100 episodes, which all start in the middle, so that no start decides which goal
+is near. A goal is reached if one of them ends there; the entropy (nats) is that of the shares of the goals among the episodes that end at one, from 0 for a
 single goal to log 4 = 1.39. Modes in use, exp of the entropy of the weights, are those of the acting policy at the start,
-and of preference and acting policy averaged over the states visited in the last tenth of training. The picture has the paths of the first 20 episodes, a colour a run.
+and of preference and acting policy averaged over the states visited in the last tenth of training, as what follows
+them. The picture has the paths of the first 20 episodes, a colour a run.
 """
 
 import importlib
@@ -33,7 +34,8 @@ script = importlib.import_module("prefpoe_multimodal")
 
 EPISODES, DRAWN = 100, 20
 TITLES = {"prefpoe-modes-1": "a preference of one mode", "prefpoe-modes-4": "of four modes"}
-TITLES |= {f"{variant}-raised": f"{title}, its say raised" for variant, title in TITLES.items()}
+TITLES |= {f"{variant}-raised": f"{title}, λ and α raised" for variant, title in TITLES.items()}
+TITLES |= {f"prefpoe-modes-4-{x}": f"of four modes, {y} raised" for x, y in (("lambda-8", "λ"), ("alpha-1", "α"))}
 COLUMNS = {  # of multimodal.csv -> name and form in the summary
     "goals": ("goals reached, of 4", "{:.2f}"),
     "goal_entropy": ("entropy over goals (nats)", "{:.2f}"),
@@ -43,7 +45,7 @@ COLUMNS = {  # of multimodal.csv -> name and form in the summary
     "modes_pref": ("modes in use, preference", "{:.2f}"),
     "modes_fused": ("modes in use, acting policy", "{:.2f}"),
     "mode_distance": ("distance between modes", "{:.2f}"),
-    "mode_sigma": ("σ of a mode", "{:.2f}"),
+    "mode_sigma": ("σ of a mode, by weight", "{:.2f}"),
     "mode_share": ("ρ", "{:.2f}"),
 }
 MODES = [*COLUMNS][5:]  # columns of metrics.csv, of which the last tenth of training is averaged
@@ -64,13 +66,13 @@ def load(folder: Path) -> tuple:
     return learner, script.scheduled(args, progress["iteration"], progress["trust"])
 
 
-def sample_episodes(folder: Path, episodes: int) -> tuple[list[int], list[float], list[np.ndarray]]:
-    """Goal (-1: none), return and path (steps + 1, 2) of each sampled episode of a run."""
+def sample_episodes(folder: Path, episodes: int, **start: tuple) -> tuple[list[int], list[float], list[np.ndarray]]:
+    """Goal (-1: none), return and path (steps + 1, 2) of each sampled episode of a run, from `position` if given."""
     learner, args = load(folder)
     act = script.numpy_policy(learner.agent, args)
     env, rng, goals, returns, paths = script.make_env(args.env_id), np.random.default_rng(args.seed), [], [], []
     for episode in range(episodes):
-        (obs, info), path, episode_return, ended = env.reset(seed=2**30 + episode), [], 0.0, False
+        (obs, info), path, episode_return, ended = env.reset(seed=2**30 + episode, options=start), [], 0.0, False
         while not ended:
             path.append(obs)
             noise = script.sample_noise(rng, (1,), env.action_space)
@@ -86,7 +88,7 @@ def sample_episodes(folder: Path, episodes: int) -> tuple[list[int], list[float]
 
 @torch.no_grad()
 def modes_at_the_start(folder: Path) -> float:
-    """exp of the entropy of the acting policy's weights in the middle of the square where episodes start."""
+    """exp of the entropy of the acting policy's weights in the middle."""
     learner, args = load(folder)
     obs = script.observe(np.zeros((1, 2), np.float32), learner.obs_stats, update=False)
     main, pref, _ = learner.agent(torch.from_numpy(obs).float())
@@ -102,7 +104,7 @@ def entropy_of(counts: np.ndarray) -> float:
 
 def measure(folder: Path, variant: str, seed: str) -> tuple[dict[str, object], list[np.ndarray]]:
     """A run's row of multimodal.csv, and the paths of its episodes."""
-    goals, returns, paths = sample_episodes(folder, EPISODES)
+    goals, returns, paths = sample_episodes(folder, EPISODES, position=(0.0, 0.0))
     counts = np.bincount([goal for goal in goals if goal >= 0], minlength=4)
     row = {"variant": variant, "seed": int(seed), "goals": int((counts > 0).sum()), "goal_entropy": entropy_of(counts)}
     row |= {"reached": 100 * counts.sum() / EPISODES, "return": np.mean(returns)}

@@ -159,6 +159,8 @@ def sweeps(variants: set[str]) -> dict[str, list[str]]:
         "multimodal": (
             "prefpoe",
             *(f"prefpoe-modes-{modes}{raised}" for raised in ("", "-raised") for modes in (1, 4)),
+            "prefpoe-modes-4-lambda-8",
+            "prefpoe-modes-4-alpha-1",
         ),
         "sac": SAC,
         "scale": SCALE,

@@ -4,15 +4,17 @@
 # ///
 """PrefPoE with a preference of several modes: does it scale to them? (An open question of arXiv 2511.08241.)
 
-    python open_questions/prefpoe_multimodal.py --num-modes 4      # train on MultiGoal-v0, evaluate, save under runs/
+    python open_questions/prefpoe_multimodal.py --total-timesteps 60000    # train on MultiGoal-v0, evaluate, save in runs/
     python open_questions/prefpoe_multimodal.py --resume runs/<run>                        # go on
     python open_questions/prefpoe_multimodal.py --evaluate runs/<run>                      # evaluate only
     python open_questions/prefpoe_multimodal.py --help                                     # every option
 
-This is prefpoe_continuous.py, but that the preference expert pi_p is a mixture of K = --num-modes Gaussians. So is its
-product with the main expert pi_theta, the fused policy pi_f that acts. New are `Mixture`, the weights in `fuse`, the
-preference's heads in `Agent`, sampling in `numpy_policy` and `sample_noise`, the modes' columns in `compare`, and the
-environment `MultiGoal`; with K = 1 and the same noise it trains as prefpoe_continuous.py does.
+This is prefpoe_continuous.py with a preference expert pi_p that is a mixture of K = --num-modes Gaussians. So is its
+product with the main expert pi_theta, the fused policy pi_f that acts; evaluations act with the mean of its heaviest
+mode. New are `Mixture`, the weights in `fuse` and `shares`, the preference's heads in `Agent`, sampling in
+`numpy_policy` and `sample_noise`, what `compare` and `failure_signatures` look at, and the environment `MultiGoal`;
+there is no linear fusion, since the main expert has no modes to average theirs with. With K = 1 and the same noise it
+trains as prefpoe_continuous.py does.
 """
 
 from __future__ import annotations
@@ -82,16 +84,16 @@ class PPO:
 
 @dataclass(frozen=True)
 class Preference:
-    num_modes: int = 4  # K, the modes of the preference
+    num_modes: int = 4  # K, the modes of the preference, up to 64: memory and time grow with its square
     fusion: Literal["poe", "none"] = "poe"  # pi_f: the experts' product, or pi_theta alone
-    lambda_pref: float = 1.0  # lambda, the weight of the preference in the fusion
+    lambda_pref: float = 1.0  # lambda, the weight of the preference in the fusion; tried here: 1 and 8
     lambda_schedule: Literal["constant", "falling", "rising", "guided"] = "constant"  # guided: by explained variance
-    beta1: float = 0.2  # beta_1, the weight of the advantages in L_pref; tried here: 0 to 4, which breaks
-    alpha: float = 0.2  # alpha, the weight of the preference's entropy in L_pref; tried here: 0.1 to 0.4
-    w_pref: float = 0.05  # weight of L_pref in the total loss; tried here: 0.005 to 0.2, which is too much
-    w_cons: float = 0.1  # weight of L_cons, the KL from the fused policy to the preference; tried here: 0.02 to 0.2
+    beta1: float = 0.2  # beta_1, the weight of the advantages in L_pref
+    alpha: float = 0.2  # alpha, the weight of the preference's entropy in L_pref; tried here: 0.2 and 1
+    w_pref: float = 0.05  # weight of L_pref in the total loss
+    w_cons: float = 0.1  # weight of L_cons, the KL from the fused policy to the preference
     anneal_pref: bool = False  # let alpha and w_cons fall linearly to 0
-    logstd_init: float = -1.0  # log std of both experts at the start; that of their product is 0.35 less
+    logstd_init: float = -1.0  # log std of both experts at the start; that of their product's modes is 0.35 less
     advantage_noise: float = 0.0  # std of the Gaussian noise added to A_norm, the advantages that the preference sees
 
 
@@ -149,7 +151,7 @@ class Gaussian(NamedTuple):
 class Mixture(NamedTuple):
     """K Gaussians, the modes: logits of their weights w (batch, K), mean and std of each (batch, K, action_dim).
 
-    `mean` and `std` are those of the mixture as a whole.
+    `mean` and `std` are those of the mixture as a whole; what `modes` computes is of each mode, (batch, K).
     """
 
     logits: torch.Tensor
@@ -194,6 +196,7 @@ class Mixture(NamedTuple):
         grow where the mode is forgotten. There is no closed form, but the bound is exact for one mode, and of the
         fused policy against the preference with lambda = 1, as in L_cons: an action is of each mode equally likely in
         both. A Gaussian against a mixture is split into copies of itself, in the shares that make the bound least.
+        Where modes overlap it is loose, most so with lambda = 0, where all fused modes are the same.
         """
         log_w, log_v, kl = self.log_weight, other.log_weight, self.modes.kl(other.modes)
         if log_w.shape[-1] == 1:
@@ -211,8 +214,7 @@ def fuse(main: Mixture, pref: Mixture, args: Args) -> Mixture:
              1/s_f,k^2 = 1/s_theta^2 + lambda/s_k^2 and mu_f,k = s_f,k^2 (mu_theta/s_theta^2 + lambda mu_k/s_k^2), and
              the weights become w_f,k ~ w_k prod_d N(mu_theta; mu_k, s_theta^2 + s_k^2/lambda), the experts' overlap.
     none:    the main expert alone.
-
-    There is no `linear`: modes averaged with a main expert that has none of them would be neither's.
+    s_f,k is kept within STD_BOUNDS, except with none.
     """
     if args.fusion == "none":
         return main
@@ -518,8 +520,8 @@ def compiled(function: Callable, cuda: bool) -> Callable:
 def numpy_policy(agent: Agent, args: Args) -> Callable:
     """The fused policy in numpy: torch takes 150 us for the few us of work on one observation.
 
-    Returns `act(obs, noise)`: obs (N, obs_dim) and noise from `sample_noise`, or 0 for the mode ->
-    action (N, action_dim). The network is written a second time here: whoever changes Agent.forward changes both.
+    Returns `act(obs, noise)`: obs (N, obs_dim) and noise from `sample_noise`, or 0 for the heaviest
+    mode's mean -> action (N, action_dim). The network is written a second time here: whoever changes Agent.forward changes both.
     """
     parameters = {name: x.cpu().numpy().T for name, x in agent.named_parameters()}
     weights = {name: np.array(x, order="C", ndmin=2) for name, x in parameters.items()}  # copies, (in, out)
@@ -579,14 +581,15 @@ def layer_init(layer: nn.Linear, gain: float = math.sqrt(2)) -> nn.Linear:
 
 
 class MultiGoal(gym.Env):
-    """A point starts in the middle of four goals, and it is worth the same to reach any.
+    """A point starts near the middle of four goals; from the middle itself it is worth the same to reach any.
 
     Observation: position (2,). Action: velocity (2,), within +-1, for 0.1 s. Reward: less the distance to the nearest
     goal, at every step, and 10 for reaching one, which ends the episode; info["goal"] is its number, -1 before.
+    `reset(options={"position": (x, y)})` starts there.
     """
 
     GOALS = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
-    RADIUS, START = 0.1, 0.05  # of a goal, and of the square around the origin where episodes start
+    RADIUS, START = 0.1, 0.05  # of a goal; and episodes start within +-0.05 of the origin in x and in y
     observation_space = gym.spaces.Box(-5.0, 5.0, (2,), np.float32)
     action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
     metadata = gym.Env.metadata | {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -597,6 +600,7 @@ class MultiGoal(gym.Env):
     def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         self.position = self.np_random.uniform(-self.START, self.START, 2)
+        self.position = np.array((options or {}).get("position", self.position), float)
         return self.position.astype(np.float32), {"goal": -1}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
@@ -764,11 +768,11 @@ def compare(main, pref, fused, batch: Batch, action_range: torch.Tensor, args: A
     """How the experts stand to each other on the states of a batch, before its update.
 
     variance_reduced is the share of states where tr S_f < min(tr S_theta, tr S_p); with lambda < 1
-    the product need not be sharper than the preference. guidance is corr(A_norm, log pi_p(a|s)).
-    modes_* is exp(entropy of the weights), the number of modes in use, from 1 to K; mode_distance is that between the
-    means of two modes of the preference, averaged over the pairs, and mode_sigma their own sigma; mode_share, from 0
-    to 1, is rho = s_k^2 / (s_k^2 + lambda s_theta^2), what the main expert's mean counts in a fused mode. These three
-    count every mode alike, whatever its weight.
+    or several modes the product need not be sharper than the preference. guidance is corr(A_norm, log pi_p(a|s)).
+    kl_* are the bounds of `Mixture.kl`. modes_* is exp(entropy of the weights), the number of modes in use, from 1 to
+    K, and mode_sigma the preference's modes' own sigma, by weight. Whatever their weight, mode_distance is that between
+    the means of two modes of the preference, averaged over the pairs, and mode_share, from 0 to 1,
+    rho = s_k^2 / (s_k^2 + lambda s_theta^2), what the main expert's mean counts in a fused mode.
     """
     trace_main, trace_pref, trace_fused = (policy.std.square().sum(-1) for policy in (main, pref, fused))
     columns = {
@@ -782,7 +786,7 @@ def compare(main, pref, fused, batch: Batch, action_range: torch.Tensor, args: A
         columns[f"modes_{name}"] = (-(log_w.exp() * log_w).sum(-1)).exp().mean()
     pairs = max(1, (num_modes := pref.logits.shape[-1]) * (num_modes - 1))
     columns["mode_distance"] = torch.cdist(pref.modes.mean, pref.modes.mean).sum((-2, -1)).mean() / pairs
-    columns["mode_sigma"] = pref.modes.std.mean()
+    columns["mode_sigma"] = (pref.log_weight.exp() * pref.modes.std.mean(-1)).sum(-1).mean()
     columns["mode_share"] = shares(main.modes.std, pref.modes.std, args)[0].mean()
     return {name: x.item() for name, x in columns.items()}
 
@@ -1044,7 +1048,7 @@ class Log:
         self.send(lambda run: run.log_artifact(str(self.folder / "checkpoint.pt"), name=name, type="model"))
         self.close(0)
         say(f"film it:  python {sys.argv[0]} --evaluate {self.folder} --capture-video")
-        if Path(__file__).with_name("benchmark").is_dir():
+        if Path("benchmark/plot.py").exists():
             say(f"plot it:  python benchmark/plot.py {self.folder}")
         return 0
 
@@ -1159,7 +1163,9 @@ def read_flags(argv: list[str] | None, default: Args) -> Args:
 
 
 LIMITS = dict(seed=(0, 2**32 - 1), eval_every=(0, 2**53), gamma=(0, 1), gae_lambda=(0, 1), learning_rate=(0, 1e38))
-LIMITS |= dict(logstd_init=(-6, 0.6))  # where the preference's std lies within STD_BOUNDS, so that it can be learned
+LIMITS |= dict(
+    num_modes=(1, 64), logstd_init=(-6, 0.6)
+)  # where the preference's std lies within STD_BOUNDS, so that it can be learned
 
 
 def check_args(args: Args) -> None:

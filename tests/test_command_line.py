@@ -523,6 +523,9 @@ def test_evaluations_are_on_the_same_episodes_whatever_the_seed(script, trained,
 
 def test_the_last_lines_are_commands_that_work(script, capsys):
     """Ready to paste: what they name exists, and is read as it is meant."""
+    assert call(script, *flags(script.__name__, run_name="copied")) == 0
+    assert "plot it" not in capsys.readouterr().out  # a script copied into another project has no benchmark/ there
+    shutil.copytree(ROOT / "benchmark", "benchmark", ignore=shutil.ignore_patterns("results", "__pycache__"))
     assert call(script, *flags(script.__name__, run_name="x")) == 0
     *_, film, plot = capsys.readouterr().out.splitlines()
     python, _, *words = film.removeprefix("film it:  ").split()

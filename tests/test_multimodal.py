@@ -408,6 +408,36 @@ def test_the_warnings_look_at_the_modes_and_not_at_how_far_apart_they_are(std, a
     assert [flag in x for x in advice] == [True] * bool(flag)
 
 
+def test_a_mode_without_weight_hides_no_collapse():
+    std = torch.tensor([[[0.01], [0.4]]]).expand(9, 2, 1)
+    pref = multimodal.Mixture(torch.tensor([[0.0, -50.0]]).expand(9, 2), multimodal.Gaussian(torch.zeros(9, 2, 1), std))
+    main = multimodal.Mixture(torch.zeros(9, 1), multimodal.Gaussian(*(x[:, 1:] for x in pref.modes)))
+    batch = multimodal.Batch(None, torch.rand(9, 1), *torch.rand(5, 9))
+    row = multimodal.compare(main, pref, main, batch, torch.tensor(2.0), multimodal.Args())
+    assert row["mode_sigma"] == pytest.approx(0.01)
+    (advice,) = multimodal.failure_signatures(row | {"approx_kl": 0.0}, BOX)
+    assert "--alpha" in advice
+
+
+def test_two_modes_below_rho_of_0_45_come_to_rest_a_finite_distance_apart():
+    """Without advantages, by brute force over distances: 1.6 sigma at rho = 0.29, and all distances beyond pull in."""
+    args, std = multimodal.Args(), 0.33
+    half = torch.linspace(0.0, 1.5, 1501)
+    mean = torch.stack([half, -half], 1).unsqueeze(-1)
+    pref = multimodal.Mixture(torch.zeros(1501, 2), multimodal.Gaussian(mean, torch.full_like(mean, std)))
+
+    def distance(rho):
+        main_std = torch.full((1501, 1, 1), std * (1 / rho - 1) ** 0.5)
+        main = multimodal.Mixture(torch.zeros(1501, 1), multimodal.Gaussian(torch.zeros(1501, 1, 1), main_std))
+        loss = args.w_cons * multimodal.fuse(main, pref, args).kl(pref) - args.w_pref * args.alpha * pref.entropy()
+        assert (loss[(2 * half / std > 2) & (half < 1)].diff() > 0).all()
+        return (2 * half[loss.argmin()] / std).item()
+
+    assert distance(0.29) == pytest.approx(1.6, abs=0.05)
+    assert distance(0.44) == pytest.approx(0.4, abs=0.1)
+    assert distance(0.46) == 0
+
+
 # The environment and the program
 
 
@@ -434,6 +464,27 @@ def test_every_goal_is_worth_the_same_and_ends_the_episode(goal):
         assert (info["goal"], terminated) == ((goal, True) if distance < 0.1 else (-1, False))
         rewards.append(reward)
     assert len(rewards) in (9, 10, 11)
+
+
+def test_the_nearest_goal_is_worth_more_than_a_single_one_but_from_the_middle():
+    env = gym.make("MultiGoal-v0")
+
+    def earned(choose, **options):
+        returns = []
+        for episode in range(500):
+            (position, _), total, ended = env.reset(seed=episode, options=options), 0.0, False
+            goal = multimodal.MultiGoal.GOALS[choose(position)]
+            while not ended:
+                action = np.clip(10 * (goal - position), -1, 1).astype(np.float32)
+                position, reward, ended, _, _ = env.step(action)
+                total += reward
+            returns.append(total)
+        return np.mean(returns)
+
+    nearest = lambda at: np.hypot(*(at - multimodal.MultiGoal.GOALS).T).argmin()
+    page = (ROOT / "open_questions" / "README.md").read_text(encoding="utf-8")
+    assert f"earns {earned(nearest):.1f}, always to one goal {earned(lambda _: 0):.1f}" in page
+    assert earned(nearest, position=(0, 0)) == pytest.approx(earned(lambda _: 2, position=(0, 0)))
 
 
 def test_an_episode_that_reaches_nothing_ends_after_40_steps():
@@ -481,6 +532,8 @@ def test_a_runs_episodes_are_those_of_its_policy_and_their_goals_are_where_the_p
     torch.set_default_dtype(torch.float32)
     ends, returns, paths = goals.sample_episodes(tmp_path / "runs" / name, 5)
     sampled = run(SCRIPT, "--evaluate", tmp_path / "runs" / name, "--no-eval-deterministic", "--eval-episodes", 5)
+    middle = goals.sample_episodes(tmp_path / "runs" / name, 3, position=(0.0, 0.0))[2]
+    assert all((path[0] == 0).all() for path in middle) and not any((path[0] == 0).any() for path in paths)
     assert (
         evaluation_line(sampled.stdout)
         == f"evaluation: mean={np.mean(returns):.2f} std={np.std(returns):.2f} episodes=5"

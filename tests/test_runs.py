@@ -71,7 +71,7 @@ MEANT_TO_DIFFER = {
     ("prefpoe_continuous", "ppo_baseline"): ACTION_SPACE | PREFERENCE,
     ("prefpoe_lunarlander", "ppo_baseline"): ACTION_SPACE | PREFERENCE | {"Run"},
     ("prefpoe_continuous", MULTIMODAL): {"Agent", "Preference", "Run", "compare", "failure_signatures", "fuse"}
-    | {"shares", "make_batch", "make_learner", "numpy_policy", "sample_noise"},
+    | {"LIMITS", "shares", "make_batch", "make_learner", "numpy_policy", "sample_noise"},
     ("prefpoe_continuous", SAC): {
         "Agent",
         "Batch",
