@@ -5,7 +5,7 @@
 
 Each run's acting policy is sampled for 100 episodes, which all start in the middle, so that no start decides which goal
 is near. A goal is reached if one of them ends there; the entropy (nats) is that of the shares of the goals among the episodes that end at one, from 0 for a
-single goal to log 4 = 1.39. Modes in use, exp of the entropy of the weights, are those of the acting policy at the start,
+single goal to log 4 = 1.39. Modes in use, exp of the entropy of the weights, are those of the acting policy in the middle,
 and of preference and acting policy averaged over the states visited in the last tenth of training, as what follows
 them. The picture has the paths of the first 20 episodes, a colour a run.
 """
@@ -42,13 +42,14 @@ COLUMNS = {  # of multimodal.csv -> name and form in the summary
     "reached": ("episodes that reach one (%)", "{:.0f}"),
     "return": ("return", "{:.2f}"),
     "modes_start": ("modes in use at the start", "{:.2f}"),
+    "goals_start": ("goals that these point at", "{:.2f}"),
     "modes_pref": ("modes in use, preference", "{:.2f}"),
     "modes_fused": ("modes in use, acting policy", "{:.2f}"),
     "mode_distance": ("distance between modes", "{:.2f}"),
     "mode_sigma": ("σ of a mode, by weight", "{:.2f}"),
     "mode_share": ("ρ", "{:.2f}"),
 }
-MODES = [*COLUMNS][5:]  # columns of metrics.csv, of which the last tenth of training is averaged
+MODES = [*COLUMNS][6:]  # columns of metrics.csv, of which the last tenth of training is averaged
 
 
 @dataclass
@@ -87,13 +88,16 @@ def sample_episodes(folder: Path, episodes: int, **start: tuple) -> tuple[list[i
 
 
 @torch.no_grad()
-def modes_at_the_start(folder: Path) -> float:
-    """exp of the entropy of the acting policy's weights in the middle."""
+def modes_at_the_start(folder: Path) -> dict[str, float]:
+    """In the middle: exp of the entropy of the acting policy's weights, and how many goals its modes point at, of those
+    with a weight of 0.05 or more."""
     learner, args = load(folder)
     obs = script.observe(np.zeros((1, 2), np.float32), learner.obs_stats, update=False)
     main, pref, _ = learner.agent(torch.from_numpy(obs).float())
-    log_w = script.fuse(main, pref, args).log_weight
-    return (-(log_w.exp() * log_w).sum()).exp().item()
+    fused = script.fuse(main, pref, args)
+    log_w, mean = fused.log_weight[0], fused.modes.mean[0].numpy()
+    aims = (mean @ script.MultiGoal.GOALS.T).argmax(-1)[log_w.exp().numpy() >= 0.05]
+    return {"modes_start": (-(log_w.exp() * log_w).sum()).exp().item(), "goals_start": len({*aims.tolist()})}
 
 
 def entropy_of(counts: np.ndarray) -> float:
@@ -108,7 +112,7 @@ def measure(folder: Path, variant: str, seed: str) -> tuple[dict[str, object], l
     counts = np.bincount([goal for goal in goals if goal >= 0], minlength=4)
     row = {"variant": variant, "seed": int(seed), "goals": int((counts > 0).sum()), "goal_entropy": entropy_of(counts)}
     row |= {"reached": 100 * counts.sum() / EPISODES, "return": np.mean(returns)}
-    row["modes_start"] = modes_at_the_start(folder)
+    row |= modes_at_the_start(folder)
     with reading(folder / "metrics.csv"):
         metrics = read_metrics(folder, read_config(folder))
     return row | metrics[MODES].tail(max(1, len(metrics) // 10)).mean().to_dict(), paths

@@ -549,6 +549,14 @@ def test_a_runs_episodes_are_those_of_its_policy_and_their_goals_are_where_the_p
     assert row["mode_distance"] == pytest.approx(
         float(read_metrics(tmp_path / "runs" / name)[-1]["mode_distance"]), 1e-4
     )
+    learner, of_run = goals.load(tmp_path / "runs" / name)
+    obs = multimodal.observe(np.zeros((1, 2)), learner.obs_stats, update=False)
+    fused = multimodal.fuse(*learner.agent(torch.from_numpy(obs))[:2], of_run)
+    x, y = fused.modes.mean[0].detach().numpy().T
+    quarters = (np.arctan2(y, x) / (np.pi / 2)).round() % 4  # the goals are a quarter turn apart
+    weights = fused.log_weight[0].softmax(-1).detach().numpy()
+    assert row["goals_start"] == len({*quarters[weights > 0.05]})
+    assert row["modes_start"] == pytest.approx(np.exp(scipy.stats.entropy(weights)), 1e-4)
     assert (tmp_path / "multimodal.png").read_bytes()[:4] == b"\x89PNG"
 
 
