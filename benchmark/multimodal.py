@@ -121,7 +121,7 @@ def measure(folder: Path, variant: str, seed: str) -> tuple[dict[str, object], l
 def draw(paths: dict[str, dict[int, list[np.ndarray]]]) -> Figure:
     """A panel a variant: paths of sampled episodes, a colour a seed, among the goals."""
     figure, axes = panels(
-        len(paths), f"MultiGoal-v0 after training: {DRAWN} sampled episodes a run, a colour a run", most=2
+        len(paths), f"MultiGoal-v0 after training: {DRAWN} sampled episodes a run, a colour a run", most=3
     )
     for axis, (variant, runs) in zip(axes, sorted(paths.items()), strict=True):
         for seed, drawn in runs.items():

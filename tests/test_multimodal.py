@@ -1,6 +1,7 @@
 """open_questions/prefpoe_multimodal.py: mixtures against integrals, one mode against prefpoe_continuous.py."""
 
 import dataclasses
+import functools
 import importlib
 import itertools
 import json
@@ -24,6 +25,8 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 sys.path[:0] = [str(ROOT / "open_questions"), str(ROOT / "benchmark")]
 multimodal = importlib.import_module("prefpoe_multimodal")
 goals = importlib.import_module("multimodal")
+statistics = importlib.import_module("statistics_of_runs")
+tables = importlib.import_module("tables")
 
 SCRIPT = "open_questions/prefpoe_multimodal"
 BOX, OBS_DIM = gym.spaces.Box(-1, 1, (2,)), 5
@@ -566,8 +569,29 @@ def test_the_entropy_over_goals_is_scipys():
     assert goals.entropy_of(np.zeros(4, int)) == 0
 
 
+RUNS_OF_TWO_GOALS = {"1": 1, "1-raised": 2, "4-alpha-1": 1, "4-lambda-8": 2, "4-raised": 2}
+
+
 def test_the_answer_has_the_numbers_of_the_committed_results():
     rows = pd.read_csv(ROOT / "benchmark" / "results" / "multimodal.csv")
     assert (rows.groupby("variant")["seed"].apply(sorted).map(len) == 10).all()
     page = (ROOT / "open_questions" / "README.md").read_text(encoding="utf-8")
     assert goals.summary(rows) in page and len(page.splitlines()) <= 60
+    several, of_four = rows[rows["goals"] > 1], rows["variant"].str.contains("modes-4")
+    found = several["variant"].value_counts().to_dict()
+    assert found == {f"prefpoe-modes-{x}": n for x, n in RUNS_OF_TWO_GOALS.items()} and rows["goals"].max() == 2
+    assert (several["goals_start"] > 1).equals(of_four[several.index])
+    assert {*rows[of_four & (rows["goals_start"] > 1)].index} <= {*several.index}
+    for variant, runs in rows[~of_four].groupby("variant"):
+        worst = runs.nsmallest(RUNS_OF_TWO_GOALS[variant.removeprefix("prefpoe-modes-")], "return")
+        assert (worst["goals"] == 2).all()
+    returns = {x: rows.loc[rows["variant"] == x, "return"].to_numpy() for x in rows["variant"].unique()}
+    four, one = (returns[f"prefpoe-modes-{k}-raised"] for k in (4, 1))
+    mean = functools.partial(np.mean, axis=-1)
+    cells = [tables.with_interval("{:.2f}", mean, x) for x in (four, one)]
+    assert "more than one, {} against {}, but not by more goals".format(*cells) in " ".join(page.split())
+    assert statistics.bootstrap(mean, four)[0] > statistics.bootstrap(mean, one)[1]
+    modes = rows.groupby("variant")[["modes_pref", "modes_fused"]].mean()
+    (pref, fused), (pref_alpha, fused_alpha) = (modes.loc[f"prefpoe-modes-4{x}"] for x in ("", "-alpha-1"))
+    assert f"({pref_alpha:.2f} modes in use with α alone, against {pref:.2f})" in page
+    assert f"({fused_alpha:.2f} against {fused:.2f})" in page
