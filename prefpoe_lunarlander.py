@@ -491,7 +491,9 @@ def make_env(env_id: str, video: bool = False) -> gym.Env:
         if video or isinstance(error, (gym.error.Error, ImportError)) or "MUJOCO_GL" in str(error):
             fail(f"{problem}: {error}")
         raise
-    flat = isinstance(env.observation_space, gym.spaces.Box) and len(env.observation_space.shape) == 1
+    flat = isinstance(space := env.observation_space, gym.spaces.Box) and len(space.shape) == 1
+    if not space.is_np_flattenable:
+        fail(f"--env-id {env_id}: observations of no fixed size ({space}) need a wrapper of your own")
     return env if flat else gym.wrappers.FlattenObservation(env)
 
 
@@ -515,7 +517,7 @@ class VecEnv(gym.vector.SyncVectorEnv):
         self.episode = [(0.0, 0)] * num_envs  # return and length so far
 
     def step(self, actions: np.ndarray):
-        """actions (num_envs, ...) -> obs (num_envs, obs_dim), lists of reward, terminated and truncated, info.
+        """actions (num_envs, ...) -> obs (num_envs, obs_dim), tuples of reward, terminated and truncated, info.
 
         `info["final_obs"]` maps the index of each environment whose episode ended to its last
         observation, (obs_dim,); `info["episodes"]` lists (return, length) of those episodes.

@@ -11,8 +11,9 @@
     python open_questions/prefpoe_sac.py --help                                # every option
 
 The actor has a main expert pi_theta and a preference expert pi_p on one backbone, and acts with their product, the fused
-policy pi_f, squashed by tanh. SAC (Haarnoja et al. 2018, arXiv 1812.05905) trains pi_f; pi_p is trained on replayed
-actions, weighed by their advantage min Q(s, a) - V(s). Read on to the last line of `main`.
+policy pi_f, squashed by tanh. SAC (Haarnoja et al. 2018, arXiv 1812.05905) trains pi_f; pi_p is trained on actions
+weighed by their advantage min Q(s, a) - V(s): replayed ones, with which it diverges, or with --pref-actions own those
+of pi_f, with which it does not, nor helps (sac.md). Read on to the line of ====.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class SAC:
     num_envs: int = 1  # environments stepped in turn; an update follows after all of them
     num_steps: int = 1000  # steps in each environment, and updates, between two rows of metrics.csv
     learning_starts: int = 5000  # steps of uniform random actions before the first update
-    buffer_size: int = 1_000_000  # replay memory, saved beside checkpoint.pt: transitions of 168 bytes (HalfCheetah)
+    buffer_size: int = (
+        1_000_000  # replay memory, saved beside checkpoint.pt: 168 bytes each (HalfCheetah); gone at the end
+    )
     minibatch_size: int = 256  # transitions an update
     gamma: float = 0.99  # discount factor
     tau: float = 0.005  # how far the target critics follow the critics at an update
@@ -87,7 +90,9 @@ class Preference:
     alpha: float = 0.2  # alpha, the weight of the preference's entropy in L_pref
     w_pref: float = 0.05  # weight of L_pref in the actor's loss
     w_cons: float = 0.1  # weight of L_cons, the KL from the fused policy to the preference
-    pref_actions: Literal["replayed", "own"] = "replayed"  # actions that L_pref weighs: replayed ones, or pi_f's of now
+    pref_actions: Literal["replayed", "own"] = (
+        "replayed"  # what L_pref weighs: replayed actions, which diverges, or pi_f's
+    )
 
 
 @dataclass(frozen=True)
@@ -230,11 +235,8 @@ def log_prob_squashed(policy: Gaussian, u: torch.Tensor) -> torch.Tensor:
 def preference_loss(pref, action: torch.Tensor, A_norm: torch.Tensor, beta1: float, alpha: float) -> torch.Tensor:
     """L_pref = -beta_1 E[A_norm log pi_p(a|s)] - alpha E[H(pi_p)], action before the tanh.
 
-    On one batch it has no minimum in mu_p, since log pi_p of an action of negative A_norm falls for ever. With equal
-    means and one s_p for all states, L_pref and L_cons are at rest where s_f^2 / s_p^2 = 1 - (alpha + beta_1
-    E[A_norm z^2]) w_pref / w_cons, z = (u - mu_p) / s_p: with lambda = 1 nowhere if that is 1 or more. On its own
-    actions a softmax of Q, which SAC's policy is to be, has E[A_norm z^2] = -s_f^2 / s_p^2 sqrt(2 / action_dim / (1 +
-    1 / num_actions)), tanh aside: by default it has a resting place from two dimensions on.
+    On one batch it has no minimum in mu_p, since log pi_p of an action of negative A_norm falls for ever. Here no
+    clipped surrogate holds mu_p. Where it comes to rest, and where it cannot: sac.md.
     """
     return -beta1 * (A_norm * pref.log_prob(action)).mean() - alpha * pref.entropy().mean()
 
@@ -250,8 +252,8 @@ def total_loss(
 
     L_pref weighs actions by A(s, a) = min Q(s, a) - V(s), V(s) the mean of min Q(s, a_f). It and L_cons take
     the Gaussians before the tanh: densities at u and at a differ by a factor that no weight changes, and KL does not.
-    `frozen` has the agent's weights without gradient, `target` the target critics Q'; noise is (2 + num_actions, batch,
-    action_dim).
+    `agent`, `frozen` and `target` hold the parts of an agent: with its weights, with those without gradient, and with
+    the target critics Q'. noise is (2 + num_actions, batch, action_dim).
     """
     with torch.no_grad():
         policy = fuse(*frozen.actor(batch.next_obs), args)
@@ -324,8 +326,8 @@ def interact(envs: VecEnv, obs: np.ndarray, u: np.ndarray, replay: Replay) -> tu
 
 def to_action(u: np.ndarray, action_space: gym.spaces.Box) -> np.ndarray:
     """tanh(u), stretched from +-1 to the environment's range."""
-    middle, half = (action_space.high + action_space.low) / 2, (action_space.high - action_space.low) / 2
-    return middle + half * np.tanh(u)
+    low, high = action_space.low.astype(np.float32), action_space.high.astype(np.float32)
+    return ((high + low) / 2 + (high - low) / 2 * np.tanh(u)).clip(low, high)
 
 
 class Replay:
@@ -341,6 +343,11 @@ class Replay:
         for column, x in zip(self.columns, transition, strict=True):
             column[self.count % self.size] = x
         self.count += 1
+
+    def is_finite(self, n: int) -> bool:
+        """Whether the last n transitions are."""
+        rows = np.arange(max(0, self.count - n), self.count) % self.size
+        return all(np.isfinite(column[rows]).all() for column in self.columns)
 
     def sample(self, rng: np.random.Generator, n: int, device: torch.device) -> Batch:
         """n transitions, each as likely as the others."""
@@ -370,7 +377,8 @@ def make_step(agent: Agent, args: Args) -> Callable:
     """Build `step(params, target, adam, batch, noise) -> losses`, in place on params, target and adam.
 
     Gradients of all losses, Adam (Kingma & Ba 2015) and the targets' step on flat vectors compile into one graph.
-    Critics, actor and temperature move at once; CleanRL's actor moves after the critics, twice every second step.
+    Critics, actor and temperature move at once; CleanRL's actor and temperature move after the critics, twice every
+    second step.
     """
     names, shapes = zip(*((name, x.shape) for name, x in agent.named_parameters()), strict=True)
     sizes = [shape.numel() for shape in shapes]
@@ -513,7 +521,9 @@ def make_env(env_id: str, video: bool = False) -> gym.Env:
         if video or isinstance(error, (gym.error.Error, ImportError)) or "MUJOCO_GL" in str(error):
             fail(f"{problem}: {error}")
         raise
-    flat = isinstance(env.observation_space, gym.spaces.Box) and len(env.observation_space.shape) == 1
+    flat = isinstance(space := env.observation_space, gym.spaces.Box) and len(space.shape) == 1
+    if not space.is_np_flattenable:
+        fail(f"--env-id {env_id}: observations of no fixed size ({space}) need a wrapper of your own")
     return env if flat else gym.wrappers.FlattenObservation(env)
 
 
@@ -536,7 +546,7 @@ class VecEnv(gym.vector.SyncVectorEnv):
         self.episode = [(0.0, 0)] * num_envs  # return and length so far
 
     def step(self, actions: np.ndarray):
-        """actions (num_envs, ...) -> obs (num_envs, obs_dim), lists of reward, terminated and truncated, info.
+        """actions (num_envs, ...) -> obs (num_envs, obs_dim), tuples of reward, terminated and truncated, info.
 
         `info["final_obs"]` maps the index of each environment whose episode ended to its last
         observation, (obs_dim,); `info["episodes"]` lists (return, length) of those episodes.
@@ -562,15 +572,16 @@ def first_obs(envs: VecEnv, iteration: int, args: Args) -> np.ndarray:
 
 @torch.no_grad()
 def diagnose(agent: Agent, replay: Replay, rng, args: Args) -> dict[str, float]:
-    """The experts on replayed transitions, as Gaussians before the tanh.
+    """The experts on replayed transitions, ten minibatches of them, as Gaussians before the tanh but for mean_difference.
 
     guidance is corr(A_norm, log pi_p(a|s)), and A_z2 E[A_norm z^2] of z = (u - mu_p) / s_p, on replayed actions and
-    (own) on those of pi_f, where a softmax of Q has -s_f^2 / s_p^2 action_dim^-0.5, tanh aside. V is of one action.
+    (own) on those of pi_f. V is of one action.
     """
     batch = replay.sample(rng, 10 * args.minibatch_size, agent.log_temperature.device)
     main, pref = agent.actor(batch.obs)
     fused = fuse(main, pref, args)
-    own, other = (fused.mean + fused.std * torch.randn_like(fused.mean) for _ in range(2))
+    noise = torch.randn((2, *batch.u.shape)).to(batch.u.device)  # by the generator that is saved
+    own, other = fused.mean + fused.std * noise
     q, q_own, q_other = (agent.critics(batch.obs, torch.tanh(u)).amin(0) for u in (batch.u, own, other))
     columns = {
         "kl_fused_pref": fused.kl(pref).mean(),
@@ -590,11 +601,11 @@ def diagnose(agent: Agent, replay: Replay, rng, args: Args) -> dict[str, float]:
 def failure_signatures(row: dict[str, float], action_space: gym.Space) -> list[str]:
     """The known failures of the preference that show in a row of metrics.csv, each with the flag to turn."""
     signatures = {
-        "the preference's sigma is at its lower bound (e^-5): try --pref-actions own, or lower --beta1": row[
-            "sigma_pref"
-        ]
-        < 0.01,
-        "the preference's sigma is at its upper bound (e^2): lower --alpha or raise --w-cons": row["sigma_pref"] > 7,
+        "the preference has run away from the replayed actions (A_z2 beyond 1000): try --pref-actions own": abs(
+            row["A_z2"]
+        )
+        > 1000,
+        "the preference's sigma is at its lower bound (e^-5): lower --beta1": row["sigma_pref"] < 0.01,
     }
     return [advice for advice, present in signatures.items() if present]
 
@@ -678,8 +689,15 @@ def save_checkpoint(folder: Path, learner: Learner, progress: dict, args: Args) 
     rest = progress | dict(replay_count=replay.count, numpy_rng=json.dumps(rng.bit_generator.state), args=asdict(args))
     torch.save(tensors | rest, buffer := io.BytesIO())
     write_atomic(folder / "checkpoint.pt", buffer.getvalue())
-    for old in {*folder.glob("replay-*")} - {memory}:
-        old.unlink()
+    remove_memories(folder, keep=memory)
+
+
+def remove_memories(folder: Path, keep: Path | None = None) -> None:
+    """Delete saved replay memories, and what a kill left of one half-written, but for `keep`."""
+    for path in folder.iterdir():
+        if re.fullmatch(r"replay-\d+\.npz(\.tmp)?", path.name) and path != keep:
+            with writing(folder):
+                path.unlink()
 
 
 def load_checkpoint(path: str) -> dict:
@@ -797,9 +815,9 @@ class Log:
     def end_iteration(self, iteration, episodes: list, losses: Losses, diagnostics: dict, now: Args) -> None:
         """Evaluate, write and save what is due; ends the program on a signal, or where numbers are not finite."""
         args, step, params = self.args, iteration * self.args.batch_size, self.learner.params
-        if (
-            math.isinf(losses.loss) or not params.isfinite().all()
-        ):  # a loss of nan leaves such weights; at first there is none
+        # A loss of nan leaves such weights, and before learning starts there is none.
+        finite = not math.isinf(losses.loss) and params.isfinite().all()
+        if not finite or not self.learner.replay.is_finite(args.batch_size):
             self.close(1)
             fail(f"not finite at step {step} (loss {losses.loss}): {self.folder} keeps the last good checkpoint", 1)
         returns = [math.nan]
@@ -850,6 +868,7 @@ class Log:
         result = dict(mean=np.mean(returns), std=np.std(returns), episodes=len(returns), returns=returns)
         result["global_step"] = self.progress["global_step"]
         write_atomic(self.folder / "evaluation.json", json.dumps(result).encode())
+        remove_memories(self.folder)
         self.send(lambda run: run.summary.update({"evaluation": result}))
         name = re.sub(r"[^\w.-]", "-", f"{self.folder.resolve().name[:100]}-{self.progress['id']}", flags=re.ASCII)
         self.send(lambda run: run.log_artifact(str(self.folder / "checkpoint.pt"), name=name, type="model"))
@@ -976,7 +995,8 @@ LIMITS = dict(
     tau=(0, 1),
     learning_rate=(0, 1e38),
     q_lr=(0, 1e38),
-    minibatch_size=(2, 2**53),
+    minibatch_size=(2, 2**20),
+    num_actions=(1, 2**10),
 )
 
 

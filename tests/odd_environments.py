@@ -61,6 +61,22 @@ class Unbounded(Steps):
     action_space = gym.spaces.Box(-np.inf, np.inf, (1,))
 
 
+class Listed(Steps):
+    observation_space = gym.spaces.Sequence(gym.spaces.Box(0, 1, (2,)))
+
+
+class NotFinite(Unbounded):
+    """One observation, that of the 666th step, is nan."""
+
+    action_space = gym.spaces.Box(-1, 1, (1,))
+    steps = 0
+
+    def step(self, action):
+        NotFinite.steps += 1
+        obs, *outcome = super().step(action)
+        return obs * (np.nan if NotFinite.steps == 666 else 1), *outcome
+
+
 def far_away(env_id):
     """That MuJoCo task 10 m from where it usually starts, for 20 steps."""
 
@@ -72,7 +88,7 @@ def far_away(env_id):
     return make
 
 
-for kind in (NoRenderMode, NoPicture, NoModelFile, Endless, Unreachable, Wide, Unbounded):
+for kind in (NoRenderMode, NoPicture, NoModelFile, Endless, Unreachable, Wide, Unbounded, Listed, NotFinite):
     gym.register(f"{kind.__name__}-v0", kind)
 for task in ("Hopper", "Walker2d", "Ant"):
     gym.register(f"Far{task}-v4", far_away(f"{task}-v4"), max_episode_steps=20)

@@ -474,6 +474,11 @@ def test_an_environment_without_render_mode_is_trained_and_not_filmed(rejected):
     rejected(name, *flags(name, env_id=env_id, capture_video=True), naming=(env_id, "render_mode"))
 
 
+def test_observations_of_no_fixed_size_are_refused(rejected):
+    for name in SCRIPTS:
+        rejected(name, *flags(name, env_id=(env_id := f"{ODD}:Listed-v0")), naming=(env_id, "Sequence", "wrapper"))
+
+
 def test_an_environment_without_pictures_is_not_filmed(rejected):
     name, env_id = "prefpoe_lunarlander", f"{ODD}:NoPicture-v0"
     rejected(name, *flags(name, env_id=env_id, capture_video=True), naming=("--capture-video", env_id, "picture"))

@@ -503,8 +503,8 @@ def test_what_is_said_of_sac_is_what_its_runs_show(results):
         tables.with_interval("{:,.0f}", statistics.iqm, earned(rows, 7000, 12_000)) for rows in (of_replayed, of_sac)
     )
     assert "they earn {}, SAC {}.".format(*at_first) in text
-    assert f"E[A_norm z²] is {tables.with_interval('{:.3f}', statistics.iqm, own)}, so" in text
-    assert f"The ratio is {tables.with_interval('{:.2f}', statistics.iqm, fused / trace)}: the formula holds" in text
+    assert f"E[A_norm z²] is {tables.with_interval('{:.3f}', statistics.iqm, own)}. A softmax" in text
+    assert f"The ratio is {tables.with_interval('{:.2f}', statistics.iqm, fused / trace)}, and the formula" in text
     low, high = statistics.bootstrap(statistics.iqm, fused / trace)
     assert low < 1 - (0.2 + 0.2 * statistics.iqm(own)) * 0.05 / 0.1 < high
     assert f"the formula has {1 - (0.2 + 0.2 * statistics.iqm(own)) * 0.05 / 0.1:.2f}." in text

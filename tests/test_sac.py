@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -245,6 +246,35 @@ def test_actions_fill_the_environments_range():
     space = sac.make_env("Pendulum-v1").action_space
     u = np.array([[-20.0], [0.0], [0.5], [20.0]], np.float32)
     assert np.allclose(sac.to_action(u, space)[:, 0], [-2, 0, 2 * np.tanh(0.5), 2])
+    bounds = np.sort(np.random.default_rng(0).normal(size=(2, 1000)), axis=0).astype(np.float32)
+    for space in (gym.spaces.Box(*bounds), gym.spaces.Box(-128, 127, (1000,), np.int8)):
+        low, high = (space.low.astype(float), space.high.astype(float))
+        for u, end in ((-20.0, low), (20.0, high)):
+            action = sac.to_action(np.full((1, 1000), u, np.float32), space)[0]
+            assert ((low <= action) & (action <= high)).all()
+            assert np.allclose(action, end, atol=1e-5)
+
+
+def test_a_transition_that_is_not_finite_ends_the_run_before_it_is_saved(run, tmp_path):
+    flags = ("--env-id", "odd_environments:NotFinite-v0", "--num-steps", 100, "--learning-starts", 900)
+    flags = (*flags, "--total-timesteps", 1000, "--checkpoint-every", 2, "--eval-every", 0, "--no-compile")
+    done = run(SCRIPT, *flags, "--run-name", "x", PYTHONPATH=str(ROOT / "tests"))
+    assert done.returncode == 1
+    assert "not finite at step 700" in done.stderr  # the seventh hundred of random actions, before learning starts
+    assert sac.load_checkpoint(str(tmp_path / "runs/x"))["replay_count"] == 600
+    saved = np.load(tmp_path / "runs/x/replay-600.npz")
+    assert all(np.isfinite(saved[name]).all() for name in saved)
+
+
+def test_only_saved_memories_are_removed_and_all_of_them_at_the_end(run, tmp_path):
+    folder = tmp_path / "runs/x"
+    folder.mkdir(parents=True)
+    (folder / "replay-mine").mkdir()
+    (folder / "replay-notes.txt").touch()
+    (folder / "replay-7.npz.tmp").touch()  # as a kill leaves it
+    done = run(SCRIPT, *FEW, "--run-name", "x")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in folder.glob("replay-*")} == {"replay-mine", "replay-notes.txt"}
 
 
 @pytest.mark.skipif(not (sac.Path("/usr/bin/g++").exists() or sac.Path("/usr/bin/clang++").exists()), reason="compiles")
@@ -292,10 +322,7 @@ def test_a_run_that_was_stopped_goes_on_with_its_memory(run, tmp_path):
     for i in range(len(rows)):  # the same run up to where it was stopped
         assert [resumed[i][name] for name in columns] == [whole[i][name] for name in columns]
     assert len(resumed) == 6
-    (memory,) = (tmp_path / "runs/moved").glob("replay*")
-    again = np.load(memory)
-    assert len(again["reward"]) == 1200
-    assert np.array_equal(again["obs"][: len(saved["obs"])], saved["obs"])
+    assert not [*(tmp_path / "runs/moved").glob("replay*")]  # nothing goes on with it any more
 
 
 def everything_is_restored(folder):
@@ -389,6 +416,56 @@ def test_before_learning_starts_there_are_no_losses(run, tmp_path):
     assert [row["loss"] == "nan" for row in rows] == [True] + [False] * 5
 
 
+def test_the_warning_names_the_cause_where_the_preference_has_run_away():
+    for A_z2, advised in ((-5e8, True), (2e3, True), (-7.0, False), (500.0, False)):
+        advice = sac.failure_signatures({"A_z2": A_z2, "sigma_pref": 4.9}, None)
+        assert ["--pref-actions own" in x for x in advice] == [True] * advised
+
+
+def softmax_of_q(trace, entropy, squashed, ratio, action_dim=6):
+    """E[A_norm z^2] on own actions of a policy that is a softmax of Q, tanh included, by sampling: sigmas lognormal and
+    means normal over states, spread so that tr Sigma_f, the Gaussian's entropy and the squashed one's are these."""
+    rng, log_sigma = np.random.default_rng(0), entropy / action_dim - 0.5 * np.log(2 * np.pi * np.e)
+    spread = np.sqrt((np.log(trace / action_dim) - 2 * log_sigma) / 2)
+    std = np.exp(log_sigma + spread * rng.standard_normal((200_000, action_dim)))
+    mean, z, other = rng.standard_normal((3, *std.shape))
+
+    def log_prob(z, scale):
+        u = scale * mean + std * z
+        return sac.log_prob_squashed(sac.Gaussian(*map(torch.tensor, (scale * mean, std))), torch.tensor(u)).numpy()
+
+    low, high = 0.0, 4.0
+    for _ in range(12):  # the further out the means, the less entropy
+        middle = (low + high) / 2
+        low, high = (middle, high) if -log_prob(z, middle).mean() > squashed else (low, middle)
+    A = log_prob(z, low) - log_prob(other, low)
+    return ((A - A.mean()) / A.std() * ratio * (z**2).T).mean()
+
+
+def test_what_a_softmax_of_q_would_have_is_as_the_page_says():
+    import pandas as pd
+
+    curves = pd.read_csv(ROOT / "benchmark/results/sac-HalfCheetah-v4-300000-steps_curves.csv")
+    late = curves.query("variant == 'prefpoe-sac-own' and global_step > 270000").groupby("seed").mean(numeric_only=True)
+    found = [softmax_of_q(row.trace_fused, row.entropy_fused, -6, 0.9) for row in late.itertuples()]
+    assert np.mean(found) == pytest.approx(-0.235, abs=0.005) and np.ptp(found) < 0.03
+    assert softmax_of_q(1e-6, 6 * np.log(np.sqrt(1e-6 / 6 * 2 * np.pi * np.e)), -100, 0.94) == pytest.approx(
+        -0.38, abs=0.02
+    )
+    for page in ("open_questions/sac.md", "benchmark/results/README.md"):
+        assert "about −0.24" in (ROOT / page).read_text(encoding="utf-8")
+
+    # What the formula neglects, from the KL: 6/2 (ratio - 1 - log ratio) of it is the widths', the rest the means'.
+    ratio = late["trace_fused"] / late["trace_pref"]
+    shift = (late["kl_fused_pref"] - 3 * (ratio - 1 - np.log(ratio))) / 3
+    formula = 1 - (0.2 + 0.2 * late["A_z2_own"]) * 0.05 / 0.1
+    text = " ".join((ROOT / "open_questions/sac.md").read_text(encoding="utf-8").split())
+    assert f"is {shift.min():.2f} to {shift.max():.2f}" in text
+    assert f"for the ratio {(formula - shift).min():.2f} to {(formula - shift).max():.2f}" in text
+    assert f"by seed {ratio.min():.2f} to {ratio.max():.2f}" in text
+    assert ((formula - shift).rank() == ratio.rank()).sum() >= 3
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -400,6 +477,8 @@ def test_before_learning_starts_there_are_no_losses(run, tmp_path):
         (("--total-timesteps", 100), "num_steps"),
         (("--evaluate", "nowhere"), "nowhere"),
         (("--tau", 2), "--tau"),
+        (("--num-actions", 10**10), "--num-actions"),
+        (("--minibatch-size", 10**10), "--minibatch-size"),
     ],
 )
 def test_a_mistake_is_one_line(words, said, run, tmp_path):
