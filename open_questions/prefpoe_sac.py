@@ -598,16 +598,14 @@ def diagnose(agent: Agent, replay: Replay, rng, args: Args) -> dict[str, float]:
     return {name: x.item() for name, x in columns.items()}
 
 
-def failure_signatures(row: dict[str, float], action_space: gym.Space) -> list[str]:
+def failure_signatures(row: dict[str, float], args: Args) -> list[str]:
     """The known failures of the preference that show in a row of metrics.csv, each with the flag to turn."""
+    away = abs(row["A_z2"]) > 1000
     signatures = {
-        "the preference has run away from the replayed actions (A_z2 beyond 1000): try --pref-actions own": abs(
-            row["A_z2"]
-        )
-        > 1000,
-        "the preference's sigma is at its lower bound (e^-5): lower --beta1": row["sigma_pref"] < 0.01,
+        "the preference has run away from the replayed actions (A_z2 beyond 1000): try --pref-actions own": away,
+        "the preference's sigma is at its lower bound (e^-5): lower --beta1": row["sigma_pref"] < 0.01 and not away,
     }
-    return [advice for advice, present in signatures.items() if present]
+    return [advice for advice, present in signatures.items() if present and args.w_pref]
 
 
 def evaluate(act: Callable, env: gym.Env, episodes: int, args: Args) -> list[float]:
@@ -827,7 +825,7 @@ class Log:
         row = {"global_step": step, "episodic_return": episodes[0], "episodic_length": episodes[1]}
         row |= {"eval_return": np.mean(returns)} | losses._asdict() | diagnostics | {"lr": now.learning_rate}
         self.write(row)
-        for advice in set(failure_signatures(row, self.eval_env.action_space)) - self.warned:
+        for advice in set(failure_signatures(row, args)) - self.warned:
             warn(advice)
             self.warned.add(advice)
         self.progress |= dict(iteration=iteration, global_step=step)

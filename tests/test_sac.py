@@ -418,8 +418,9 @@ def test_before_learning_starts_there_are_no_losses(run, tmp_path):
 
 def test_the_warning_names_the_cause_where_the_preference_has_run_away():
     for A_z2, advised in ((-5e8, True), (2e3, True), (-7.0, False), (500.0, False)):
-        advice = sac.failure_signatures({"A_z2": A_z2, "sigma_pref": 4.9}, None)
+        advice = sac.failure_signatures(row := {"A_z2": A_z2, "sigma_pref": 4.9}, sac.Args())
         assert ["--pref-actions own" in x for x in advice] == [True] * advised
+        assert not sac.failure_signatures(row, sac.Args(w_pref=0.0))  # SAC itself, whose preference is not trained
 
 
 def softmax_of_q(trace, entropy, squashed, ratio, action_dim=6):
