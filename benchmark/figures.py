@@ -15,12 +15,12 @@ from statistics_of_runs import bootstrap, improvement, iqm, profile, scores
 from tables import (
     BONUS,
     COEFFICIENTS,
+    COMPARISONS,
     ENT_COEF,
     ENT_COEF_ANNEAL,
     MATCHED,
     MEASURES,
     NOISE,
-    PAIRS,
     REPRODUCE,
     SAC,
     SCALE,
@@ -283,25 +283,25 @@ def draw_profile(evaluations: Frames) -> Figure:
 
 def draw_comparisons(evaluations: Frames) -> Figure:
     """Probabilities of improvement, a panel for each variant that is compared with, a line a task and one their mean."""
-    bases = [*dict.fromkeys(base for others in PAIRS.values() for base in others)]
+    bases = [*dict.fromkeys(base for others in COMPARISONS.values() for base in others)]
     found = {
         (variant, base, m): pairs
-        for m, (variant, others) in itertools.product(MEASURES, PAIRS.items())
+        for m, (variant, others) in itertools.product(MEASURES, COMPARISONS.items())
         for base in others
         if (pairs := pairs_of(evaluations, variant, base, m))
     }
     bases = [base for base in bases if any(base == key[1] for key in found)]
     tasks = [task for task in all_tasks(evaluations) if any(task in pairs for pairs in found.values())]
     title = "probability that a run beats one of the variant named, 95 % bootstrap interval"
-    figure, axes = panels(len(bases), title, 3.9, 1.9 + 0.5 * len(tasks), sharex=True, sharey=True)
+    figure, axes = panels(len(bases), title, 3.9, 1.9 + 0.6 * len(tasks), sharex=True, sharey=True)
     for axis, base in zip(axes, bases, strict=True):
         axis.axvline(0.5, color="black", lw=1)
         axis.axhline(len(tasks) - 0.5, color="#999999", lw=0.8)
-        for i, (variant, m) in enumerate(itertools.product(PAIRS, MEASURES)):
+        for i, (variant, m) in enumerate(itertools.product(COMPARISONS, MEASURES)):
             pairs = found.get((variant, base, m), {})
             rows = [(tasks.index(task), pair) for task, pair in pairs.items()]
             rows += [(len(tasks), [*itertools.chain(*several.values())])] if (several := repeated(pairs)) else []
-            heights = [y + 0.18 * (i - 1.5) for y, _ in rows]
+            heights = [y + 0.13 * (i - 2.5) for y, _ in rows]
             looks = STYLE[variant] | LINES[m] | dict(linestyle="", markersize=5)
             for y, (_, samples) in zip(heights, rows, strict=True):
                 axis.plot(bootstrap(improvement, *samples), [y, y], color=looks["color"], lw=1.2)
@@ -311,7 +311,7 @@ def draw_comparisons(evaluations: Frames) -> Figure:
         axis.set_title(f"over {base}", fontsize="medium")
         axis.set(xlim=(-0.03, 1.03), ylim=(len(tasks) + 0.6, -0.6), xlabel="P(improvement)")
         axis.set_yticks(range(len(tasks) + 1), [*tasks, "mean over tasks"])
-    add_legend(figure, axes[0], ncols=2)
+    add_legend(figure, axes[0], ncols=3)
     return figure
 
 
@@ -320,7 +320,12 @@ def figures_over_tasks(evaluations: Frames) -> dict[str, Callable[[], Figure]]:
     figures = {}
     if any(normalised(evaluations, m) for m in MEASURES):
         figures["profile"] = partial(draw_profile, evaluations)
-    if any(pairs_of(evaluations, variant, base, m) for variant in PAIRS for base in PAIRS[variant] for m in MEASURES):
+    if any(
+        pairs_of(evaluations, variant, base, m)
+        for variant in COMPARISONS
+        for base in COMPARISONS[variant]
+        for m in MEASURES
+    ):
         figures["comparisons"] = partial(draw_comparisons, evaluations)
     if scale_tasks(evaluations):
         figures["scale"] = partial(draw_scale, evaluations)

@@ -33,6 +33,7 @@ PAIRS = {  # PrefPoE with the default coefficients: each is compared with those,
     "prefpoe": (MATCHED, ENT_COEF),
     "prefpoe-anneal": (MATCHED, ENT_COEF, ENT_COEF_ANNEAL),
 }
+COMPARISONS = PAIRS | {ENT_COEF_ANNEAL: (MATCHED,)}  # and the bonus itself
 SCHEDULES = ("prefpoe", *(f"prefpoe-lambda-{kind}" for kind in ("falling", "rising", "guided")))
 MODES = ("prefpoe", "prefpoe-modes-4")
 SCALE = {  # log sigma of the acting policy at the start
@@ -49,6 +50,7 @@ DIFFERENCES = {  # a table's name: the pairs of variants whose difference is a c
         ("prefpoe", MATCHED),
         ("prefpoe", ENT_COEF),
         ("prefpoe-anneal", ENT_COEF_ANNEAL),
+        (ENT_COEF_ANNEAL, MATCHED),
     ),
     "scale-differences": (
         *(("prefpoe-logstd-0.35", base) for base in ("ppo-cleanrl", "ppo", "ppo-squash-shared", "prefpoe")),
@@ -342,10 +344,11 @@ def over_tasks(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
 
 
 def comparisons_table(evaluations: Frames) -> str:
-    """Two rows a task, one a measure: how probably PrefPoE beats matched PPO and the entropy bonuses; then the means over
+    """Two rows a task, one a measure: how probably PrefPoE beats matched PPO and the entropy bonuses, and the falling bonus
+    beats matched PPO; then the means over
     tasks with several runs, the paper's and all."""
     columns = {}
-    for m, (variant, bases) in itertools.product(MEASURES, PAIRS.items()):
+    for m, (variant, bases) in itertools.product(MEASURES, COMPARISONS.items()):
         for base in bases:
             columns.setdefault(f"P({variant} > {base})", {})[m] = pairs_of(evaluations, variant, base, m)
     columns = {name: found for name, found in columns.items() if any(found.values())}
