@@ -445,13 +445,16 @@ def acting(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def guidance_table(evaluations: Frames, curves: Frames) -> str:
-    """A row a value of beta_1 on each task that has several: what the acting policy is like at the end, and reaches."""
+    """A row a value of beta_1 on each task that has several: what the acting policy is like at the end, and reaches, marked
+    where that differs from the default's."""
     lines = []
     for task in [task for task in all_tasks(evaluations) if task in curves]:
         rows, traces = evaluations[task], acting(curves[task])
         for value, variant in settings("prefpoe-beta1-", {*rows["variant"]}).items():
             line = {"task": task, "β₁": f"{value:g}" + " (default)" * (variant == "prefpoe"), "variant": variant}
-            line |= {"seeds": len(scores(rows, variant, "evaluation"))} | returns_of(rows, variant)
+            line |= {"seeds": len(scores(rows, variant, "evaluation"))}
+            for m, (measure, text) in zip(MEASURES, returns_of(rows, variant).items(), strict=True):
+                line[measure] = marked(text, scores(rows, variant, m), scores(rows, "prefpoe", m))
             line["tr Σ_f"] = with_interval("{:.2f}", iqm, late(traces, variant, "trace_acting"))
             line["corr(A_norm, log π_p)"] = with_interval("{:.3f}", iqm, late(traces, variant, "guidance"))
             lines.append(line)

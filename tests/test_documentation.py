@@ -262,6 +262,11 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
     def runs(task, variant, measure="evaluation"):
         return statistics.scores(evaluations[task], variant, measure)
 
+    def of_seeds(first, last, measure="evaluation"):
+        rows = evaluations[CHEETAH].query("@first <= seed <= @last")
+        samples = statistics.scores(rows, "prefpoe-beta1-2", measure), runs(CHEETAH, "prefpoe", measure)
+        return tables.with_interval("{:+,.0f}", statistics.effect, *samples)
+
     def at_the_end(variant, *columns, form="{:.2f}", task=CHEETAH):
         x = [statistics.late(curves[task], variant, column) for column in columns]
         return tables.with_interval(form, statistics.iqm, x[0] / x[1] if x[1:] else x[0])
@@ -319,8 +324,12 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
         f"acts by itself, ends at {at_the_end('prefpoe-none', 'trace_fused')}",
         f"is {at_the_end('prefpoe', 'guidance', form='{:.3f}')} at the end of training on HalfCheetah-v4",
         f"and {at_the_end('prefpoe-beta1-0', 'guidance', form='{:.3f}')} in `prefpoe-beta1-0`",
-        f"acting policy ends at {at_the_end('prefpoe-lambda-falling', 'trace_fused')}, that of `prefpoe` at "
-        f"{at_the_end('prefpoe', 'trace_fused')}. Rising",
+        (
+            f"acting policy ends at {at_the_end('prefpoe-lambda-falling', 'trace_fused')}, that of `prefpoe` at "
+            f"{at_the_end('prefpoe', 'trace_fused')}. Rising"
+        ),
+        f"first five seeds evaluate {of_seeds(1, 5)} from `prefpoe`, but five fresh ones {of_seeds(6, 10)}.",
+        f"the fresh ones is higher, by {of_seeds(6, 10, training)}: that is the level",
         f"Doubled by α it evaluates at {value(CHEETAH, 'prefpoe-alpha-0.4')}",
         f"fourfold by w_pref at {value(CHEETAH, 'prefpoe-w-pref-0.2')}",
         f"with {value(CHEETAH, 'prefpoe-lambda-pref-2')} and {value(CHEETAH, 'prefpoe-lambda-pref-4')}",
@@ -461,6 +470,17 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
         noises = [telling(CHEETAH, f"prefpoe-noise-{std}", "prefpoe") for std in ("0.5", "1", "2", "4")]
         assert noises == [False, True, False, False]
     assert not any(differs(task, "prefpoe-beta1-0", "prefpoe") for task in (CHEETAH, LANDER))
+    more = "prefpoe-beta1-2"
+    assert not differs(CHEETAH, more, "prefpoe") and apart(CHEETAH, more, "prefpoe", "training_return")
+    assert not any(differs(CHEETAH, more, MATCHED, m) for m in both)
+    traces = [statistics.late(results[1][CHEETAH], x, "trace_fused") for x in (more, "prefpoe")]
+    assert statistics.differ(*traces) and statistics.effect(*traces) < 0
+    values = {
+        x: statistics.scores(evaluations[CHEETAH].query("seed <= 5"), x, "evaluation")
+        for x in ("prefpoe", *(f"prefpoe-beta1-{y}" for y in ("0", "0.1", "0.4", "1", "2", "4")))
+    }
+    assert max(values, key=lambda x: statistics.iqm(values[x])) == more
+    assert (values["prefpoe-beta1-4"] < 1000).sum() == 4
     below = {"alpha-0.4", "w-pref-0.2", "lambda-pref-2", "lambda-pref-4"}
     for x in below | {"w-cons-0.02", "w-cons-0.2", "lambda-pref-0.25", "lambda-pref-0.5"}:
         assert differs(CHEETAH, f"prefpoe-{x}", "prefpoe") == apart(CHEETAH, f"prefpoe-{x}", "prefpoe") == (x in below)
