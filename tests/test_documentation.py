@@ -471,6 +471,7 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
         assert noises == [False, True, False, False]
     assert not any(differs(task, "prefpoe-beta1-0", "prefpoe") for task in (CHEETAH, LANDER))
     more = "prefpoe-beta1-2"
+    assert not any(differs(task, more, "prefpoe", m) for task in (ANT, WALKER) for m in both)
     assert not differs(CHEETAH, more, "prefpoe") and apart(CHEETAH, more, "prefpoe", "training_return")
     assert not any(differs(CHEETAH, more, MATCHED, m) for m in both)
     traces = [statistics.late(results[1][CHEETAH], x, "trace_fused") for x in (more, "prefpoe")]
