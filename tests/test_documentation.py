@@ -360,6 +360,11 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
         low, high = statistics.bootstrap(statistics.effect, *samples)
         return max(low, -high) > 0.02 * (high - low)
 
+    def apart_in_width(task):
+        """Of the falling bonus and the annealed preference, the acting policies' tr Sigma at the end."""
+        pairs = ((f"{BONUS}-anneal", "trace_main"), ("prefpoe-anneal", "trace_fused"))
+        return statistics.apart(*(statistics.late(results[1][task], *pair) for pair in pairs))
+
     def probability(variant, base, measure, tasks):
         pairs = itertools.product(sorted(tasks), (variant, base))
         samples = [statistics.scores(evaluations[task], x, measure) for task, x in pairs]
@@ -413,6 +418,11 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
     assert not differs(HOPPER, "prefpoe", MATCHED, "training_return")
     without = [task for task in EVERY if task != tables.EASY]
     assert probability("prefpoe", BONUS, "training_return", EVERY)[1] < 0.5
+    for tasks in (EVERY, without):
+        assert probability("prefpoe", MATCHED, "training_return", tasks)[1] < 0.5
+    low, high = probability("prefpoe-anneal", MATCHED, "training_return", EVERY)
+    assert low <= 0.5 <= high
+    assert not apart_in_width(CHEETAH) and all(map(apart_in_width, (ANT, HOPPER, WALKER)))
     low, high = probability("prefpoe", BONUS, "training_return", without)
     assert low <= 0.5 <= high
     for variant in ("prefpoe", "prefpoe-anneal"):

@@ -461,8 +461,8 @@ def test_what_a_softmax_of_q_would_have_is_as_the_page_says():
     shift = (late["kl_fused_pref"] - 3 * (ratio - 1 - np.log(ratio))) / 3
     formula = 1 - (0.2 + 0.2 * late["A_z2_own"]) * 0.05 / 0.1
     text = " ".join((ROOT / "open_questions/sac.md").read_text(encoding="utf-8").split())
-    assert f"is {shift.min():.2f} to {shift.max():.2f}" in text
-    assert f"for the ratio {(formula - shift).min():.2f} to {(formula - shift).max():.2f}" in text
+    assert f"lowers the ratio by {shift.min():.2f} to {shift.max():.2f}" in text
+    assert f"the formula then has {(formula - shift).min():.2f} to {(formula - shift).max():.2f}," in text
     assert f"by seed {ratio.min():.2f} to {ratio.max():.2f}" in text
     assert ((formula - shift).rank() == ratio.rank()).sum() >= 3
 
