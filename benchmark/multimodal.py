@@ -4,10 +4,10 @@
     python benchmark/multimodal.py              # only the summary, from results/multimodal.csv
 
 Each run's acting policy is sampled for 100 episodes, which all start in the middle, so that no start decides which goal
-is near. A goal is reached if one of them ends there; the entropy (nats) is that of the shares of the goals among the episodes that end at one, from 0 for a
-single goal to log 4 = 1.39. Modes in use, exp of the entropy of the weights, are those of the acting policy in the middle,
-and of preference and acting policy averaged over the states visited in the last tenth of training, as what follows
-them. The picture has the paths of the first 20 episodes, a colour a run.
+is near. A goal is reached if one of them ends there; the entropy (nats) is that of the shares of the goals among the
+episodes that end at one, from 0 for a single goal to log 4 = 1.39. Modes in use, exp of the entropy of the weights, are
+those of the acting policy in the middle, and of preference and acting policy averaged over the states visited in the
+last tenth of training, as what follows them. The picture has the paths of the first 20 episodes, a colour a run.
 """
 
 import importlib

@@ -254,10 +254,10 @@ def readme_table(evaluations: Frames) -> str:
     """Two rows a task, one a measure: what README.md shows, without the task on which all variants come out alike."""
     lines = []
     for task, m in itertools.product(tasks_with(evaluations, NAMES), MEASURES):
-        rows, return_ = evaluations[task], {"evaluation": "evaluation", "training_return": "while training"}[m]
+        rows = evaluations[task]
         cells = {name: with_interval(form_of(rows), iqm, scores(rows, v, m)) for v, name in NAMES.items()}
         if task != EASY:
-            lines.append({"task": task, "return": return_} | cells | {"seeds": number_of_seeds(rows, NAMES)})
+            lines.append({"task": task, "return": MEASURES[m]} | cells | {"seeds": number_of_seeds(rows, NAMES)})
     return table(lines) if lines else ""
 
 
@@ -344,9 +344,8 @@ def over_tasks(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
 
 
 def comparisons_table(evaluations: Frames) -> str:
-    """Two rows a task, one a measure: how probably PrefPoE beats matched PPO and the entropy bonuses, and the falling bonus
-    beats matched PPO; then the means over
-    tasks with several runs, the paper's and all."""
+    """Two rows a task, one a measure: how probably PrefPoE beats matched PPO and the entropy bonuses, and the falling one
+    matched PPO; then the means over tasks with several runs, the paper's and all."""
     columns = {}
     for m, (variant, bases) in itertools.product(MEASURES, COMPARISONS.items()):
         for base in bases:

@@ -520,8 +520,8 @@ def compiled(function: Callable, cuda: bool) -> Callable:
 def numpy_policy(agent: Agent, args: Args) -> Callable:
     """The fused policy in numpy: torch takes 150 us for the few us of work on one observation.
 
-    Returns `act(obs, noise)`: obs (N, obs_dim) and noise from `sample_noise`, or 0 for the heaviest
-    mode's mean -> action (N, action_dim). The network is written a second time here: whoever changes Agent.forward changes both.
+    Returns `act(obs, noise)`: obs (N, obs_dim) and noise from `sample_noise`, or 0 for the heaviest mode's mean ->
+    action (N, action_dim). The network is written a second time here: whoever changes Agent.forward changes both.
     """
     parameters = {name: x.cpu().numpy().T for name, x in agent.named_parameters()}
     weights = {name: np.array(x, order="C", ndmin=2) for name, x in parameters.items()}  # copies, (in, out)
@@ -1165,9 +1165,8 @@ def read_flags(argv: list[str] | None, default: Args) -> Args:
 
 
 LIMITS = dict(seed=(0, 2**32 - 1), eval_every=(0, 2**53), gamma=(0, 1), gae_lambda=(0, 1), learning_rate=(0, 1e38))
-LIMITS |= dict(
-    num_modes=(1, 64), logstd_init=(-6, 0.6)
-)  # where the preference's std lies within STD_BOUNDS, so that it can be learned
+LIMITS |= dict(logstd_init=(-6, 0.6))  # where the preference's std lies within STD_BOUNDS, so that it can be learned
+LIMITS |= dict(num_modes=(1, 64))
 
 
 def check_args(args: Args) -> None:

@@ -73,9 +73,7 @@ class SAC:
     num_envs: int = 1  # environments stepped in turn; an update follows after all of them
     num_steps: int = 1000  # steps in each environment, and updates, between two rows of metrics.csv
     learning_starts: int = 5000  # steps of uniform random actions before the first update
-    buffer_size: int = (
-        1_000_000  # replay memory, saved beside checkpoint.pt: 168 bytes each (HalfCheetah); gone at the end
-    )
+    buffer_size: int = 1_000_000  # replay memory, saved beside checkpoint.pt till the end: 168 bytes each (HalfCheetah)
     minibatch_size: int = 256  # transitions an update
     gamma: float = 0.99  # discount factor
     tau: float = 0.005  # how far the target critics follow the critics at an update
@@ -90,9 +88,7 @@ class Preference:
     alpha: float = 0.2  # alpha, the weight of the preference's entropy in L_pref
     w_pref: float = 0.05  # weight of L_pref in the actor's loss
     w_cons: float = 0.1  # weight of L_cons, the KL from the fused policy to the preference
-    pref_actions: Literal["replayed", "own"] = (
-        "replayed"  # what L_pref weighs: replayed actions, which diverges, or pi_f's
-    )
+    pref_actions: Literal["replayed", "own"] = "replayed"  # whose actions L_pref weighs: replayed (diverges) or pi_f's
 
 
 @dataclass(frozen=True)

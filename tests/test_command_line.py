@@ -426,6 +426,18 @@ def test_help_shows_every_argument_with_its_comment_in_its_group(script, capsys)
     assert sorted(described) == sorted(get_type_hints(script.Args))
 
 
+@pytest.mark.parametrize("name", ["open_questions.prefpoe_multimodal", "open_questions.prefpoe_sac"])
+def test_help_shows_every_argument_of_the_open_questions_with_its_comment(name, capsys):
+    question = importlib.import_module(name)
+    with pytest.raises(SystemExit):
+        question.parse_args(["--help"])
+    text = re.sub(r"[\s│]", "", capsys.readouterr().out)
+    source = "".join(inspect.getsource(kind) for kind in question.Args.__mro__[1:-1])
+    comments = dict(re.findall(r"^    (\w+): .*?  # (.*)$", source, re.MULTILINE))
+    assert comments.keys() == get_type_hints(question.Args).keys()
+    assert [x for x, comment in comments.items() if re.sub(r"\s", "", comment) not in text] == []
+
+
 @pytest.mark.parametrize("name", ["prefpoe_lunarlander", "ppo_baseline"])
 def test_lunarlander_v2_runs_as_v3_and_says_so_once(name, capsys):
     assert call(name, *flags(name, env_id="LunarLander-v2", run_name="x")) == 0
