@@ -55,6 +55,12 @@ DIFFERENCES = {  # a table's name: the pairs of variants whose difference is a c
     "scale-differences": (
         *(("prefpoe-logstd-0.35", base) for base in ("ppo-cleanrl", "ppo", "ppo-squash-shared", "prefpoe")),
         ("prefpoe", "ppo-matched-logstd--1.35"),
+        *(("ppo-matched-logstd--1.35", base) for base in (MATCHED, "ppo-squash-shared")),
+    ),
+    "length-differences": (
+        (MATCHED, "ppo-cleanrl"),
+        *(("prefpoe", base) for base in ("ppo-cleanrl", MATCHED)),
+        ("prefpoe-anneal", MATCHED),
     ),
 }
 SAC = ("sac", "prefpoe-sac", "prefpoe-sac-own")
@@ -95,7 +101,18 @@ REST += ("prefpoe-lambda-pref-2", "prefpoe-lambda-pref-4")
 Frames = dict[str, pd.DataFrame]  # by task
 # Tables of README.md and of the paper beside the results, whose runs may lack yet.
 OVER_TASKS = ("headline", "improvement", "readme", "changes", "comparisons", "profile", "entropy-bonus", "rest")
-OVER_TASKS += ("scale", "fusion", "advantages", "beta1", "schedules", "modes", "sac", "sac-rest", *DIFFERENCES)
+OVER_TASKS += (
+    "scale",
+    "fusion",
+    "advantages",
+    "beta1",
+    "schedules",
+    "modes",
+    "sac",
+    "sac-rest",
+    "length",
+    *DIFFERENCES,
+)
 
 # column -> name: of the mean action after training; of the acting policy in training's last tenth
 MEASURES = {"evaluation": "evaluation", "training_return": "training return"}
@@ -186,6 +203,11 @@ def all_tasks(evaluations: Frames) -> list[str]:
 def sac_tasks(evaluations: Frames) -> list[str]:
     """Those of SAC, whose runs begin with sac-: the prefix of benchmark/sac.sh."""
     return [task for task in evaluations if task.startswith("sac-")]
+
+
+def long_tasks(evaluations: Frames) -> list[str]:
+    """Those of other lengths, whose runs begin with long-: the prefix of benchmark/length.sh."""
+    return [task for task in evaluations if task.startswith("long-")]
 
 
 def scale_tasks(evaluations: Frames) -> list[str]:
@@ -518,9 +540,10 @@ def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
     groups, tasks = groups | {"headline": COMPARED, "sac": SAC}, tasks | {"sac": sac_tasks(evaluations)}
     tasks["headline"] = tasks_with(evaluations, COMPARED)
     groups, tasks["scale"] = groups | {"scale": ("ppo-cleanrl", *SCALE)}, scale_tasks(evaluations)
+    groups, tasks["length"] = groups | {"length": (*NAMES,)}, long_tasks(evaluations)
     bases = dict.fromkeys(("schedules", "fusion", "advantages", "modes"), "prefpoe") | {"sac": SAC[0]}
     tables = {name: returns_table(evaluations, x, tasks[name], bases.get(name, "")) for name, x in groups.items()}
-    of_differences = zip(DIFFERENCES.items(), (tasks["headline"], tasks["scale"]), strict=True)
+    of_differences = zip(DIFFERENCES.items(), (tasks["headline"], tasks["scale"], tasks["length"]), strict=True)
     tables |= {name: differences_table(evaluations, pairs, shown) for (name, pairs), shown in of_differences}
     tables["improvement"] = improvement_table(evaluations)
     tables |= {"comparisons": comparisons_table(evaluations), "profile": profile_table(evaluations)}

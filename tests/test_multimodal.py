@@ -585,6 +585,16 @@ def test_the_answer_has_the_numbers_of_the_committed_results():
     for variant, runs in rows[~of_four].groupby("variant"):
         worst = runs.nsmallest(RUNS_OF_TWO_GOALS[variant.removeprefix("prefpoe-modes-")], "return")
         assert (worst["goals"] == 2).all()
+    shares = np.linspace(0, 0.5, 1001)  # of the goal less often reached: of two, the entropy tells it
+    share = {
+        i: np.interp(x, [goals.entropy_of(np.array([y, 1 - y])) for y in shares], shares)
+        for i, x in several["goal_entropy"].items()
+    }
+    found = {x: [share[i] for i in part.index] for x, part in several.groupby("variant")}
+    assert min(found["prefpoe-modes-4-lambda-8"]) > 0.4 and found["prefpoe-modes-4-alpha-1"] == [
+        pytest.approx(0.2, abs=0.05)
+    ]
+    assert max(found["prefpoe-modes-4-raised"] + found["prefpoe-modes-1-raised"]) < 0.15
     returns = {x: rows.loc[rows["variant"] == x, "return"].to_numpy() for x in rows["variant"].unique()}
     four, one = (returns[f"prefpoe-modes-{k}-raised"] for k in (4, 1))
     mean = functools.partial(np.mean, axis=-1)
@@ -593,5 +603,6 @@ def test_the_answer_has_the_numbers_of_the_committed_results():
     assert statistics.bootstrap(mean, four)[0] > statistics.bootstrap(mean, one)[1]
     modes = rows.groupby("variant")[["modes_pref", "modes_fused"]].mean()
     (pref, fused), (pref_alpha, fused_alpha) = (modes.loc[f"prefpoe-modes-4{x}"] for x in ("", "-alpha-1"))
+    page = " ".join(page.split())
     assert f"({pref_alpha:.2f} modes in use with α alone, against {pref:.2f})" in page
     assert f"({fused_alpha:.2f} against {fused:.2f})" in page

@@ -428,6 +428,27 @@ def test_the_headline_is_of_every_task_of_the_usual_length_the_papers_first():
     assert rows[-2] == {"task": "FrozenLake-v1"} | shown
 
 
+def test_runs_of_another_length_have_tables_of_their_own():
+    usual = evaluation_rows(ppo_matched=[1, 3], prefpoe=[2, 4])
+    longer = evaluation_rows(ppo_cleanrl=[100, 100], ppo_matched=[400, 420], prefpoe=[500, 500], ppo=[7])
+    made = tables.make_tables({"Ant-v4": usual, "long-Ant-v4-2000000-steps": longer}, {})
+    assert cells_of(made["length"])[0] == {
+        "task": "long-Ant-v4-2000000-steps",
+        "return": "evaluation",
+        "ppo-cleanrl": "100 [100, 100]",
+        "ppo-matched": "410 [400, 420]",
+        "prefpoe": "500 [500, 500]",
+        "seeds": "2",
+    }
+    assert cells_of(made["length-differences"])[0] == {
+        "task": "long-Ant-v4-2000000-steps",
+        "return": "evaluation",
+        "ppo-matched − ppo-cleanrl": "**+310 [+300, +320]**",
+        "prefpoe − ppo-cleanrl": "**+400 [+400, +400]**",
+        "prefpoe − ppo-matched": "**+90 [+80, +100]**",
+    }
+
+
 def test_tables_over_tasks_leave_out_tasks_and_variants_that_there_are_none_of():
     cheetah = evaluation_rows(ppo_matched=[400, 400], prefpoe=[300, 500, 400], prefpoe_none=[100])
     lander = evaluation_rows(ppo_matched=[250, 150], prefpoe=[200, 220])
