@@ -56,6 +56,7 @@ DIFFERENCES = {  # a table's name: the pairs of variants whose difference is a c
         *(("prefpoe-logstd-0.35", base) for base in ("ppo-cleanrl", "ppo", "ppo-squash-shared", "prefpoe")),
         ("prefpoe", "ppo-matched-logstd--1.35"),
         *(("ppo-matched-logstd--1.35", base) for base in (MATCHED, "ppo-squash-shared")),
+        ("ppo-squash-shared", "ppo-cleanrl"),
     ),
     "length-differences": (
         (MATCHED, "ppo-cleanrl"),
