@@ -322,11 +322,13 @@ def tasks_with(evaluations: Frames, variants: Iterable[str]) -> list[str]:
 
 
 def changes_table(evaluations: Frames) -> str:
-    """Two rows a task of the paper, one a measure: its claim, and how far PrefPoE and its baselines are apart here."""
-    lines = []
-    for task, (m, measure) in itertools.product([task for task in PAPER if task in evaluations], MEASURES.items()):
+    """Two rows a task of the paper, of any length, one a measure: its claim, and how far PrefPoE and its baselines are
+    apart here."""
+    lines, claims = [], {task: PAPER[task] for task in PAPER if task in evaluations}
+    claims |= {task: PAPER[name] for task in long_tasks(evaluations) for name in PAPER if f"-{name}-" in task}
+    for task, (m, measure) in itertools.product(claims, MEASURES.items()):
         x = {variant: scores(evaluations[task], variant, m) for variant in REPRODUCE}
-        line = {"task": task, "the paper": PAPER[task], "return": measure}
+        line = {"task": task, "the paper": claims[task], "return": measure}
         pairs = [(MATCHED, "ppo-cleanrl"), ("prefpoe", "ppo-cleanrl"), ("prefpoe", MATCHED)]
         lines.append(line | {f"{variant} vs {base}": change(x[variant], x[base]) for variant, base in pairs})
     return table(lines)

@@ -447,6 +447,10 @@ def test_runs_of_another_length_have_tables_of_their_own():
         "prefpoe − ppo-cleanrl": "**+400 [+400, +400]**",
         "prefpoe − ppo-matched": "**+90 [+80, +100]**",
     }
+    changes = cells_of(made["changes"])
+    assert [row["task"] for row in changes] == ["Ant-v4"] * 2 + ["long-Ant-v4-2000000-steps"] * 2
+    assert [row["the paper"] for row in changes] == ["+69 %"] * 4
+    assert changes[2]["prefpoe vs ppo-cleanrl"] == "+400 % [+400 %, +400 %]"
 
 
 def test_tables_over_tasks_leave_out_tasks_and_variants_that_there_are_none_of():
