@@ -50,7 +50,7 @@ from tqdm import tqdm
 
 @dataclass(frozen=True)
 class Run:
-    env_id: str = "HalfCheetah-v4"  # Gymnasium id of the environment
+    env_id: str = "HalfCheetah-v4"  # Gymnasium id of the environment, or module:id, where the module registers it
     seed: int = 1  # seed of training: environments, initial weights, noise; evaluations always start alike
     total_timesteps: int = 1_000_000  # environment steps to train for, over all environments; in whole iterations
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
@@ -89,13 +89,13 @@ class Preference:
     w_pref: float = 0.05  # weight of L_pref in the total loss; tried here: 0.005 to 0.2, which is too much
     w_cons: float = 0.1  # weight of L_cons, the KL from the fused policy to the preference; tried here: 0.02 to 0.2
     anneal_pref: bool = False  # let alpha and w_cons fall linearly to 0
-    logstd_init: float = -1.0  # log std of both experts at the start; that of their product is 0.35 less
+    logstd_init: float = -1.0  # log std of both experts at the start; their product's, with lambda 1, is 0.35 less
     advantage_noise: float = 0.0  # std of the Gaussian noise added to A_norm, the advantages that the preference sees
 
 
 @dataclass(frozen=True)
 class Logging:
-    eval_every: int = 25  # iterations between two evaluations of the policy's mode, 3 episodes each (0: never)
+    eval_every: int = 25  # iterations between two evaluations, 3 episodes each (0: never)
     eval_episodes: int = 10  # episodes of the evaluation at the end
     eval_deterministic: bool = True  # evaluate the mode of the policy rather than samples of it
     capture_video: bool = False  # film the evaluation at the end as mp4 (needs moviepy)
@@ -663,7 +663,7 @@ def failure_signatures(row: dict[str, float], action_space: gym.Space) -> list[s
         "the preference's sigma is at its upper bound (2), so it guides no longer, and it stays there: "
         "lower --alpha or --w-pref, or raise --w-cons": row["sigma_pref"] > 1.9,
         "the experts' means are over 15 % of the action range apart: raise --w-cons": row["mean_difference"] > 0.15,
-        "one update moves the policy too far (approx_kl above 0.2): lower --beta1 or --w-pref": row["approx_kl"] > 0.2,
+        "updates are too large (approx_kl above 0.2): lower --beta1, --w-pref, --learning-rate": row["approx_kl"] > 0.2,
     }
     return [advice for advice, present in signatures.items() if present]
 
@@ -680,7 +680,7 @@ def evaluate(act: Callable, env: gym.Env, obs_stats: RunningMeanStd, episodes: i
         (obs, _), episode_return, length, ended = env.reset(seed=2**30 + episode), 0.0, 0, False
         while not ended and length < limit:
             noise = 0.0 if args.eval_deterministic else sample_noise(rng, (1,), env.action_space)
-            action = act(observe(obs[None], obs_stats, update=gather), noise)
+            action = act(observe(np.array(obs)[None], obs_stats, update=gather), noise)
             obs, reward, terminated, truncated, _ = env.step(clip_action(action[0], env.action_space))
             episode_return, length, ended = episode_return + float(reward), length + 1, terminated or truncated
             bar.update()
@@ -698,7 +698,8 @@ def final_evaluation(learner: Learner, folder: Path, args: Args) -> list[float]:
     if args.capture_video:
         say(f"filming into {folder}/videos, about 0.1 s a step without a GPU")
         film = dict(name_prefix=time.strftime("%Y%m%d-%H%M%S"), episode_trigger=lambda k: k < args.video_episodes)
-        env = gym.wrappers.RecordVideo(env, f"{folder}/videos", **film)
+        with writing(folder / "videos", "--capture-video: "):
+            env = gym.wrappers.RecordVideo(env, f"{folder}/videos", **film)
     returns = evaluate(numpy_policy(learner.agent, args), env, learner.obs_stats, args.eval_episodes, args)
     env.close()
     say(f"evaluation: mean={np.mean(returns):.2f} std={np.std(returns):.2f} episodes={len(returns)}")
@@ -815,7 +816,8 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # gone, or on a disk that has become read-only
+            temporary.unlink()
 
 
 class Log:

@@ -50,7 +50,7 @@ from tqdm import tqdm
 
 @dataclass(frozen=True)
 class Run:
-    env_id: str = "LunarLander-v3"  # Gymnasium id of the environment
+    env_id: str = "LunarLander-v3"  # Gymnasium id of the environment, or module:id, where the module registers it
     seed: int = 1  # seed of training: environments, initial weights, noise; evaluations always start alike
     total_timesteps: int = 1_000_000  # environment steps to train for, over all environments; in whole iterations
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
@@ -94,7 +94,7 @@ class Preference:
 
 @dataclass(frozen=True)
 class Logging:
-    eval_every: int = 25  # iterations between two evaluations of the policy's mode, 3 episodes each (0: never)
+    eval_every: int = 25  # iterations between two evaluations, 3 episodes each (0: never)
     eval_episodes: int = 10  # episodes of the evaluation at the end
     eval_deterministic: bool = True  # evaluate the mode of the policy rather than samples of it
     capture_video: bool = False  # film the evaluation at the end as mp4 (needs moviepy)
@@ -628,7 +628,7 @@ def failure_signatures(row: dict[str, float], action_space: gym.Space) -> list[s
     signatures = {
         "the preference's entropy is collapsing (below 5 % of log n): raise --alpha": row["entropy_pref"] < least,
         "the experts differ on over 15 % of the probability: raise --w-cons": row["mean_difference"] > 0.15,
-        "one update moves the policy too far (approx_kl above 0.2): lower --beta1 or --w-pref": row["approx_kl"] > 0.2,
+        "updates are too large (approx_kl above 0.2): lower --beta1, --w-pref, --learning-rate": row["approx_kl"] > 0.2,
     }
     return [advice for advice, present in signatures.items() if present]
 
@@ -645,7 +645,7 @@ def evaluate(act: Callable, env: gym.Env, obs_stats: RunningMeanStd, episodes: i
         (obs, _), episode_return, length, ended = env.reset(seed=2**30 + episode), 0.0, 0, False
         while not ended and length < limit:
             noise = 0.0 if args.eval_deterministic else sample_noise(rng, (1,), env.action_space)
-            action = act(observe(obs[None], obs_stats, update=gather), noise)
+            action = act(observe(np.array(obs)[None], obs_stats, update=gather), noise)
             obs, reward, terminated, truncated, _ = env.step(clip_action(action[0], env.action_space))
             episode_return, length, ended = episode_return + float(reward), length + 1, terminated or truncated
             bar.update()
@@ -663,7 +663,8 @@ def final_evaluation(learner: Learner, folder: Path, args: Args) -> list[float]:
     if args.capture_video:
         say(f"filming into {folder}/videos, about 0.1 s a step without a GPU")
         film = dict(name_prefix=time.strftime("%Y%m%d-%H%M%S"), episode_trigger=lambda k: k < args.video_episodes)
-        env = gym.wrappers.RecordVideo(env, f"{folder}/videos", **film)
+        with writing(folder / "videos", "--capture-video: "):
+            env = gym.wrappers.RecordVideo(env, f"{folder}/videos", **film)
     returns = evaluate(numpy_policy(learner.agent, args), env, learner.obs_stats, args.eval_episodes, args)
     env.close()
     say(f"evaluation: mean={np.mean(returns):.2f} std={np.std(returns):.2f} episodes={len(returns)}")
@@ -779,7 +780,8 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # gone, or on a disk that has become read-only
+            temporary.unlink()
 
 
 class Log:

@@ -53,10 +53,10 @@ DIFFERENCES = {  # a table's name: the pairs of variants whose difference is a c
         (ENT_COEF_ANNEAL, MATCHED),
     ),
     "scale-differences": (
-        *(("prefpoe-logstd-0.35", base) for base in ("ppo-cleanrl", "ppo", "ppo-squash-shared", "prefpoe")),
+        *(("prefpoe-logstd-0.35", base) for base in ("ppo-cleanrl", "ppo", MATCHED, "ppo-squash-shared", "prefpoe")),
         ("prefpoe", "ppo-matched-logstd--1.35"),
         *(("ppo-matched-logstd--1.35", base) for base in (MATCHED, "ppo-squash-shared")),
-        ("ppo-squash-shared", "ppo-cleanrl"),
+        *((variant, "ppo-cleanrl") for variant in ("ppo-matched-logstd--1.35", "ppo-squash-shared")),
     ),
     "length-differences": (
         (MATCHED, "ppo-cleanrl"),
@@ -94,7 +94,7 @@ COEFFICIENTS = {  # variants <prefix><value>: the variant with the default value
 NOISE, *SENSITIVITY = COEFFICIENTS
 NOISES = ("prefpoe", *(f"{NOISE}{std}" for std in ("0.5", "1", "2", "4")), "prefpoe-beta1-0")
 WEIGHTS = ("alpha", "w-pref", "w-cons")
-REST = (MATCHED, ENT_COEF, ENT_COEF_ANNEAL, "prefpoe", "prefpoe-anneal", "prefpoe-beta1-0")
+REST = (MATCHED, ENT_COEF, ENT_COEF_ANNEAL, "prefpoe", "prefpoe-anneal", "prefpoe-beta1-0", "prefpoe-beta1-2")
 REST += tuple(
     f"prefpoe-{x}" for x in ("alpha-0.1", "alpha-0.4", "w-pref-0.005", "w-pref-0.2", "w-cons-0.02", "w-cons-0.2")
 )

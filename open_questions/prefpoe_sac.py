@@ -55,7 +55,7 @@ from tqdm import tqdm
 
 @dataclass(frozen=True)
 class Run:
-    env_id: str = "HalfCheetah-v4"  # Gymnasium id of the environment
+    env_id: str = "HalfCheetah-v4"  # Gymnasium id of the environment, or module:id, where the module registers it
     seed: int = 1  # seed of training: environments, initial weights, noise; evaluations always start alike
     total_timesteps: int = 1_000_000  # environment steps to train for, over all environments; in whole iterations
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
@@ -613,7 +613,7 @@ def evaluate(act: Callable, env: gym.Env, episodes: int, args: Args) -> list[flo
         (obs, _), episode_return, length, ended = env.reset(seed=2**30 + episode), 0.0, 0, False
         while not ended and length < limit:
             noise = 0.0 if args.eval_deterministic else sample_noise(rng, (1,), env.action_space)
-            u = act(obs[None].astype(np.float32), noise)
+            u = act(np.array(obs, np.float32)[None], noise)
             obs, reward, terminated, truncated, _ = env.step(to_action(u[0], env.action_space))
             episode_return, length, ended = episode_return + float(reward), length + 1, terminated or truncated
             bar.update()
@@ -631,7 +631,8 @@ def final_evaluation(learner: Learner, folder: Path, args: Args) -> list[float]:
     if args.capture_video:
         say(f"filming into {folder}/videos, about 0.1 s a step without a GPU")
         film = dict(name_prefix=time.strftime("%Y%m%d-%H%M%S"), episode_trigger=lambda k: k < args.video_episodes)
-        env = gym.wrappers.RecordVideo(env, f"{folder}/videos", **film)
+        with writing(folder / "videos", "--capture-video: "):
+            env = gym.wrappers.RecordVideo(env, f"{folder}/videos", **film)
     returns = evaluate(numpy_policy(learner.agent, args), env, args.eval_episodes, args)
     env.close()
     say(f"evaluation: mean={np.mean(returns):.2f} std={np.std(returns):.2f} episodes={len(returns)}")
@@ -767,7 +768,8 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # gone, or on a disk that has become read-only
+            temporary.unlink()
 
 
 class Log:

@@ -65,6 +65,18 @@ class Listed(Steps):
     observation_space = gym.spaces.Sequence(gym.spaces.Box(0, 1, (2,)))
 
 
+class Lists(Steps):
+    """Its observations are lists."""
+
+    def reset(self, **options):
+        obs, info = super().reset(**options)
+        return obs.tolist(), info
+
+    def step(self, action):
+        obs, *outcome = super().step(action)
+        return obs.tolist(), *outcome
+
+
 class NotFinite(Unbounded):
     """One observation, that of the 666th step, is nan."""
 
@@ -88,7 +100,7 @@ def far_away(env_id):
     return make
 
 
-for kind in (NoRenderMode, NoPicture, NoModelFile, Endless, Unreachable, Wide, Unbounded, Listed, NotFinite):
+for kind in (NoRenderMode, NoPicture, NoModelFile, Endless, Unreachable, Wide, Unbounded, Listed, Lists, NotFinite):
     gym.register(f"{kind.__name__}-v0", kind)
 for task in ("Hopper", "Walker2d", "Ant"):
     gym.register(f"Far{task}-v4", far_away(f"{task}-v4"), max_episode_steps=20)

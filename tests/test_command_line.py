@@ -491,6 +491,23 @@ def test_observations_of_no_fixed_size_are_refused(rejected):
         rejected(name, *flags(name, env_id=(env_id := f"{ODD}:Listed-v0")), naming=(env_id, "Sequence", "wrapper"))
 
 
+@pytest.mark.parametrize("name", ["prefpoe_lunarlander", "ppo_baseline"])
+def test_observations_that_are_lists_are_trained_on_and_evaluated(name):
+    assert call(name, *flags(name, env_id=f"{ODD}:Lists-v0", run_name="x")) == 0
+    assert json.loads(Path("runs/x/evaluation.json").read_text())["returns"] == [10.0]
+
+
+def test_where_no_film_can_be_written_one_line_says_so(capsys):
+    name = "prefpoe_lunarlander"
+    assert call(name, *flags(name, run_name="x")) == 0
+    Path("runs/x/videos").touch()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        call(name, "--evaluate", "runs/x", "--capture-video", "--eval-episodes", 1)
+    assert stop.value.code == 1
+    assert is_one_line(capsys.readouterr().err, "--capture-video: cannot write to runs/x/videos", "exists")
+
+
 def test_an_environment_without_pictures_is_not_filmed(rejected):
     name, env_id = "prefpoe_lunarlander", f"{ODD}:NoPicture-v0"
     rejected(name, *flags(name, env_id=env_id, capture_video=True), naming=("--capture-video", env_id, "picture"))

@@ -244,6 +244,7 @@ def results():
 
 CHEETAH, ANT, LANDER, MATCHED = "HalfCheetah-v4", "Ant-v4", "LunarLander-v3", tables.MATCHED
 HOPPER, WALKER, SAC = "Hopper-v4", "Walker2d-v4", "sac-HalfCheetah-v4-300000-steps"
+LONG = "long-HalfCheetah-v4-2000000-steps"
 BONUSES = {"prefpoe": BONUS, "prefpoe-anneal": f"{BONUS}-anneal"}
 NARROW, WIDE = "ppo-matched-logstd--1.35", "prefpoe-logstd-0.35"
 EVERY = (*tables.PAPER, "FrozenLake-v1", HOPPER, WALKER)
@@ -301,13 +302,15 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
         ),
         "after {0} steps, and ends alike, at {2} after a best of {1}.".format(first(0.4), *fallen(0.4)),
         f"`prefpoe` lands in {landed('prefpoe')}",
-        f"`ppo-matched` in {landed(MATCHED)}",
+        f"`ppo-matched` in {landed(MATCHED)}: means over runs.",
         f"`prefpoe-beta1-0` is {difference(LANDER, 'prefpoe-beta1-0', 'prefpoe')} from `prefpoe`",
         f"and {difference(LANDER, 'prefpoe-beta1-0', BONUS)} from the bonus in evaluation",
         f"and {difference(LANDER, 'prefpoe-beta1-0', BONUS, training)} in training return: †.",
         f"it adds {difference(ANT, 'prefpoe-anneal', 'prefpoe', training)} to the training return: †.",
         f"add to them on Ant-v4 as well, {added(ANT, 'time limits bootstrapped', 'training return')} over the grid",
-        f"costs HalfCheetah-v4 {difference(CHEETAH, 'prefpoe', MATCHED, training)}, by an interval",
+        f"the preference on HalfCheetah-v4, {difference(CHEETAH, 'prefpoe', MATCHED, training)}, ends too near to 0",
+        f"With β₁ = 2 it is {at_the_end('prefpoe-beta1-2', 'trace_fused', 'trace_pref')} on HalfCheetah-v4",
+        f"PrefPoE evaluates at {value(LONG, 'prefpoe')}, an interval that holds the paper's 5,375,",
         f"log σ = −1 at the start brings {added(CHEETAH, 'log σ = −1 at the start')} of evaluation",
         f"bootstrapped time limits {added(CHEETAH, 'time limits bootstrapped')}",
         f"On Ant-v4 log σ brings {added(ANT, 'log σ = −1 at the start')}",
@@ -405,14 +408,48 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
     assert apart(ANT, "prefpoe-modes-4", "prefpoe", "training_return")
     for task in (*tables.PAPER, HOPPER, WALKER):
         assert {*evaluations[task].groupby("variant").size().reindex(tables.COMPARED)} == {10}
-    assert len(statistics.scores(evaluations[WALKER], WIDE, "evaluation")) == 7
+    assert all(len(statistics.scores(evaluations[WALKER], x, "evaluation")) == 10 for x in tables.SCALE)
+    assert {*evaluations[LONG].groupby("variant").size()} == {5}
+    for variant in ("prefpoe", MATCHED):
+        low, high = interval(LONG, variant, "evaluation")
+        assert low < 5375 < high
+    assert not any(differs(LONG, "prefpoe", MATCHED, m) for m in both)
+    assert all(apart(LONG, x, "ppo-cleanrl", m) for x in ("prefpoe", MATCHED) for m in both)
+    assert apart(LONG, "prefpoe-anneal", MATCHED) and BONUSES["prefpoe-anneal"] not in {*evaluations[LONG]["variant"]}
+    four = CHEETAH, ANT, HOPPER, WALKER
+    assert probability("prefpoe", BONUS, "evaluation", four)[1] < 0.5
+    for tasks in (EVERY, four):
+        assert probability(BONUS, MATCHED, "evaluation", tasks)[0] > 0.5
+    assert probability(BONUS, MATCHED, "training_return", EVERY)[1] < 0.5
+    assert probability("prefpoe-anneal", BONUS, "training_return", tables.PAPER)[0] > 0.5
+    assert all(probability("prefpoe", "ppo-cleanrl", m, EVERY)[0] > 0.5 for m in both)
+    assert apart(HOPPER, falling, "ppo-cleanrl") and not differs(HOPPER, BONUS, "ppo-cleanrl")
+    for variant in BONUSES:
+        pair = HOPPER, variant, BONUS, "training_return"
+        assert differs(*pair) and not apart(*pair)
+    assert not any(differs(WALKER, "prefpoe", BONUS, m) for m in both)
+    assert apart(HOPPER, WIDE, MATCHED) and not differs(HOPPER, WIDE, "ppo-squash-shared")
+    for task, m in itertools.product((HOPPER, WALKER), both):
+        assert apart(task, NARROW, "ppo-cleanrl", m)
+    assert differs(WALKER, "ppo-squash-shared", "ppo-cleanrl") and not apart(WALKER, "ppo-squash-shared", "ppo-cleanrl")
+    narrow = [differs(CHEETAH, f"{MATCHED}-logstd-{x}", MATCHED, "training_return") for x in ("-2", "-0.5")]
+    assert narrow == [False, False]
+    grid = [
+        [
+            len(statistics.scores(evaluations[task], x, "evaluation"))
+            for x in tables.ATTRIBUTION.values()
+            if x != "prefpoe"
+        ]
+        for task in (CHEETAH, ANT)
+    ]
+    assert [sum(n == 3 for n in x) for x in grid] == [8, 9] and {n for x in grid for n in x} == {3, 5, 10}
     for m in both:
         assert not differs(CHEETAH, WIDE, "ppo-cleanrl", m) and not differs(WALKER, WIDE, "prefpoe", m)
         assert apart(CHEETAH, WIDE, "prefpoe", m) and apart(HOPPER, NARROW, "ppo-cleanrl", m)
         assert not differs(HOPPER, WIDE, "ppo-cleanrl", m)
         for pair in ((WIDE, "prefpoe"), ("prefpoe", NARROW)):
             assert differs(HOPPER, *pair, m) and not apart(HOPPER, *pair, m)
-    for pair in (("prefpoe", NARROW), (NARROW, "ppo-squash-shared"), (NARROW, MATCHED, "training_return")):
+    for pair in (("prefpoe", NARROW), (NARROW, MATCHED, "training_return")):
         assert differs(WALKER, *pair) and not apart(WALKER, *pair)
     assert apart(WALKER, WIDE, "ppo-cleanrl", "training_return")
     assert apart(HOPPER, NARROW, "ppo-squash-shared") and not differs(HOPPER, MATCHED, "ppo-squash-shared")
