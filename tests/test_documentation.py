@@ -414,6 +414,11 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
         low, high = interval(LONG, variant, "evaluation")
         assert low < 5375 < high
     assert not any(differs(LONG, "prefpoe", MATCHED, m) for m in both)
+    for task in (CHEETAH, LONG):
+        earned = [
+            statistics.iqm(statistics.scores(evaluations[task], x, "evaluation")) for x in ("prefpoe", "ppo-cleanrl")
+        ]
+        assert earned[0] / earned[1] == pytest.approx(3.4, abs=0.05)
     assert all(apart(LONG, x, "ppo-cleanrl", m) for x in ("prefpoe", MATCHED) for m in both)
     assert apart(LONG, "prefpoe-anneal", MATCHED) and BONUSES["prefpoe-anneal"] not in {*evaluations[LONG]["variant"]}
     four = CHEETAH, ANT, HOPPER, WALKER
