@@ -548,6 +548,8 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
     }
     assert max(values, key=lambda x: statistics.iqm(values[x])) == more
     assert (values["prefpoe-beta1-4"] < 1000).sum() == 4
+    torn = statistics.scores(evaluations[WALKER], "prefpoe-beta1-4", "evaluation")
+    assert len(torn) == 5 and max(torn) < 250 < min(statistics.scores(evaluations[WALKER], "prefpoe", "evaluation"))
     below = {"alpha-0.4", "w-pref-0.2", "lambda-pref-2", "lambda-pref-4"}
     lower = "alpha-0.1", "w-pref-0.005", "w-cons-0.02", "w-cons-0.2"
     assert not any(differs(CHEETAH, f"prefpoe-{x}", "prefpoe", m) for x in lower for m in both)
