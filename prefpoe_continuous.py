@@ -1013,7 +1013,7 @@ def parse_args(argv: list[str] | None = None) -> Args:
         if args.evaluate:
             saved |= dict(capture_video=False, track=False)
         args = read_flags(argv, Args(**saved))
-        for name in saved if args.resume else ():
+        for name in saved if args.resume else saved.keys() & {"total_timesteps", "num_envs", "num_steps"}:
             if (value := getattr(args, name)) != saved[name]:
                 fail(f"--{name.replace('_', '-')} {value} contradicts {saved[name]} of {source}: leave it out")
     check_args(args)

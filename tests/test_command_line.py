@@ -311,6 +311,12 @@ def test_resume_refuses_an_argument_that_contradicts_the_run(script, unfinished,
     rejected(script, "--resume", folder, "--learning-rate", 0.5, naming=("--learning-rate 0.5", str(folder)))
 
 
+@pytest.mark.parametrize("name", ["total_timesteps", "num_envs", "num_steps"])
+def test_evaluate_refuses_another_length_of_training_which_a_schedule_would_follow(script, name, trained, rejected):
+    folder, flag = trained[script.__name__], f"--{name.replace('_', '-')}"
+    rejected(script, "--evaluate", folder, flag, 4096, naming=(flag, "4096", "leave it out"))
+
+
 def test_resume_and_evaluate_exclude_each_other(script, trained, rejected):
     folder = trained[script.__name__]
     rejected(script, "--resume", folder, "--evaluate", folder, naming=("--resume", "--evaluate"))
