@@ -823,12 +823,19 @@ def test_diagnostics_match_torch_distributions(script, space, changes):
 
 FAILURES = [  # parameters of the main and of the preference expert, approx_kl, and the flags of the advice
     (CONTINUOUS, BOX, ([0.1], [0.4]), ([0.0], [0.3]), 0.02, []),
-    (CONTINUOUS, BOX, ([0.1], [0.4]), ([0.0], [0.3]), 0.3, [{"--beta1", "--w-pref"}]),
+    (CONTINUOUS, BOX, ([0.1], [0.4]), ([0.0], [0.3]), 0.3, [{"--beta1", "--w-pref", "--learning-rate"}]),
     (CONTINUOUS, BOX, ([0.1], [0.4]), ([0.1], [0.01]), 0.02, [{"--alpha"}]),
     (CONTINUOUS, BOX, ([0.1], [0.4]), ([0.1], [2.0]), 0.02, [{"--alpha", "--w-pref", "--w-cons"}]),
     (CONTINUOUS, BOX, ([0.1], [0.4]), ([0.9], [0.4]), 0.02, [{"--w-cons"}]),
     (LUNARLANDER, DISCRETE, ([0.4, 0.3, 0.2, 0.1],), ([0.35, 0.3, 0.2, 0.15],), 0.02, []),
-    (LUNARLANDER, DISCRETE, ([0.4, 0.3, 0.2, 0.1],), ([0.35, 0.3, 0.2, 0.15],), 0.3, [{"--beta1", "--w-pref"}]),
+    (
+        LUNARLANDER,
+        DISCRETE,
+        ([0.4, 0.3, 0.2, 0.1],),
+        ([0.35, 0.3, 0.2, 0.15],),
+        0.3,
+        [{"--beta1", "--w-pref", "--learning-rate"}],
+    ),
     (LUNARLANDER, DISCRETE, ([0.997, 0.001, 0.001, 0.001],), ([0.998, 0.001, 0.0005, 0.0005],), 0.02, [{"--alpha"}]),
     (LUNARLANDER, DISCRETE, ([0.4, 0.3, 0.2, 0.1],), ([0.1, 0.2, 0.3, 0.4],), 0.02, [{"--w-cons"}]),
 ]
