@@ -119,7 +119,7 @@ class Args(Logging, Preference, PPO, Run):
         return self.total_timesteps // self.batch_size
 
 
-STD_BOUNDS = 1e-3, 2.0  # of the std that `fuse` gives, and of the preference's in PrefPoE on PPO
+STD_BOUNDS = 1e-3, 2.0  # of the std that `fuse` gives and, where PPO trains it, of the preference's
 
 
 class Gaussian(NamedTuple):

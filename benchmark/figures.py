@@ -130,7 +130,8 @@ def plain_log_ticks(axis) -> None:
     """Plain numbers on a logarithmic axis, also where they span less than a decade."""
     axis.set_yscale("log")
     axis.minorticks_off()
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 4, 6)))
+    low, high = axis.get_ylim()
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 4, 6) if high < 50 * low else (1, 3)))
     axis.yaxis.set_major_formatter("{x:g}")
 
 

@@ -102,18 +102,8 @@ REST += ("prefpoe-lambda-pref-2", "prefpoe-lambda-pref-4")
 Frames = dict[str, pd.DataFrame]  # by task
 # Tables of README.md and of the paper beside the results, whose runs may lack yet.
 OVER_TASKS = ("headline", "improvement", "readme", "changes", "comparisons", "profile", "entropy-bonus", "rest")
-OVER_TASKS += (
-    "scale",
-    "fusion",
-    "advantages",
-    "beta1",
-    "schedules",
-    "modes",
-    "sac",
-    "sac-rest",
-    "length",
-    *DIFFERENCES,
-)
+OVER_TASKS += ("scale", "fusion", "advantages", "beta1", "schedules", "modes", "sac", "sac-rest")
+OVER_TASKS += ("length", *DIFFERENCES)
 
 # column -> name: of the mean action after training; of the acting policy in training's last tenth
 MEASURES = {"evaluation": "evaluation", "training_return": "training return"}
