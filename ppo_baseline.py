@@ -5,7 +5,7 @@
 """PPO for Box and Discrete action spaces: what PrefPoE is compared with.
 
     python ppo_baseline.py --env-id Ant-v4 --seed 1                # train, evaluate, save under runs/
-    python ppo_baseline.py --no-bootstrap-truncated                # the settings of CleanRL's ppo_continuous_action.py
+    python ppo_baseline.py --no-bootstrap-truncated --scale-across-limits   # as CleanRL's ppo_continuous_action.py
     python ppo_baseline.py --shared-backbone --squash-mean --logstd-init -1   # matched PPO: as PrefPoE's main expert
     python ppo_baseline.py --resume runs/<run>                     # go on after an interruption
     python ppo_baseline.py --evaluate runs/<run>                   # evaluate only
@@ -84,6 +84,7 @@ class PPO:
 @dataclass(frozen=True)
 class Baseline:
     bootstrap_truncated: bool = True  # bootstrap where a time limit ends an episode; CleanRL does not
+    scale_across_limits: bool = False  # let the return that scales rewards run on across time limits; CleanRL does
     shared_backbone: bool = False  # let policy and value share one backbone, as in PrefPoE
     squash_mean: bool = False  # pass the mean of continuous actions through tanh, as in PrefPoE
     logstd_init: float = 0.0  # log std of continuous actions at the start; PrefPoE's experts: -1, their product: -1.35
@@ -266,7 +267,8 @@ def main(args: Args) -> int:
     for iteration in range(progress["iteration"] + 1, args.num_iterations + 1):
         now = scheduled(args, iteration)
         rollout, obs, episodes = collect(envs, obs, numpy_policy(agent, now), obs_stats, rng, now)
-        rewards = scale_rewards(rollout.reward, rollout.done, return_stats, discounted, now.gamma)
+        ended = rollout.terminated if args.scale_across_limits else rollout.done
+        rewards = scale_rewards(rollout.reward, ended, return_stats, discounted, now.gamma)
         batch, diagnostics = make_batch(agent, rollout, rewards, now)
         losses = update(step, params, adam, batch, rng, now)
         log.end_iteration(iteration, episodes, losses, diagnostics, now)

@@ -102,5 +102,7 @@ def far_away(env_id):
 
 for kind in (NoRenderMode, NoPicture, NoModelFile, Endless, Unreachable, Wide, Unbounded, Listed, Lists, NotFinite):
     gym.register(f"{kind.__name__}-v0", kind)
+gym.register("Steps-v0", Steps)
+gym.register("Timed-v0", Endless, max_episode_steps=10)  # as Steps, but its end is a time limit
 for task in ("Hopper", "Walker2d", "Ant"):
     gym.register(f"Far{task}-v4", far_away(f"{task}-v4"), max_episode_steps=20)
