@@ -55,7 +55,7 @@ class Run:
     total_timesteps: int = 1_000_000  # environment steps to train for, over all environments; in whole iterations
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
     run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>-<ns>)
-    resume: str | None = None  # run folder to go on with; every other argument then comes from its checkpoint
+    resume: str | None = None  # run folder to go on with; only Logging, cuda and compile may differ from its own
     evaluate: str | None = None  # run folder or checkpoint to evaluate, without training
     cuda: bool = False  # update on the GPU (acting stays on the CPU, where a network of this size is faster)
     compile: bool = True  # compile the update with torch.compile; without a C++ compiler it runs eagerly
@@ -688,7 +688,7 @@ def evaluate(act: Callable, env: gym.Env, obs_stats: RunningMeanStd, episodes: i
         cut_off += not ended
     bar.close()
     if cut_off:
-        warn(f"{args.env_id} has no time limit: {cut_off} of {episodes} evaluation episodes cut off at {limit} steps")
+        warn(f"{args.env_id} sets no time limit: {cut_off} of {episodes} evaluation episodes cut off at {limit} steps")
     return returns
 
 
@@ -1013,8 +1013,10 @@ def parse_args(argv: list[str] | None = None) -> Args:
         if args.evaluate:
             saved |= dict(capture_video=False, track=False)
         args = read_flags(argv, Args(**saved))
-        for name in saved if args.resume else saved.keys() & {"total_timesteps", "num_envs", "num_steps"}:
-            if (value := getattr(args, name)) != saved[name]:
+        free = {*asdict(Logging()), "cuda", "compile"}  # what changes nothing that is learned
+        fixed = saved.keys() - free if args.resume else {"total_timesteps", "num_envs", "num_steps", "track"}
+        for name in saved:
+            if name in fixed and (value := getattr(args, name)) != saved[name]:
                 fail(f"--{name.replace('_', '-')} {value} contradicts {saved[name]} of {source}: leave it out")
     check_args(args)
     return args

@@ -311,6 +311,20 @@ def test_resume_refuses_an_argument_that_contradicts_the_run(script, unfinished,
     rejected(script, "--resume", folder, "--learning-rate", 0.5, naming=("--learning-rate 0.5", str(folder)))
 
 
+def test_resume_takes_arguments_that_change_nothing_that_is_learned(script, trained, unfinished, capsys):
+    """--no-capture-video where films cannot be made, say; one line tells where config.json says otherwise."""
+    folder = unfinished(script.__name__)
+    assert call(script, "--resume", folder, "--eval-episodes", 3, "--no-capture-video", "--compile") == 0
+    assert is_one_line(capsys.readouterr().err, "warning: ", "config.json", "'eval_episodes': 3", "'compile': True")
+    before, after = (json.loads((x / "evaluation.json").read_text()) for x in (trained[script.__name__], folder))
+    assert after["returns"][:1] == before["returns"] and len(after["returns"]) == 3
+
+
+def test_evaluate_with_track_says_that_nothing_would_be_logged(script, trained, rejected):
+    folder = trained[script.__name__]
+    rejected(script, "--evaluate", folder, "--track", naming=("--track True", "leave it out"))
+
+
 @pytest.mark.parametrize("name", ["total_timesteps", "num_envs", "num_steps"])
 def test_evaluate_refuses_another_length_of_training_which_a_schedule_would_follow(script, name, trained, rejected):
     folder, flag = trained[script.__name__], f"--{name.replace('_', '-')}"
