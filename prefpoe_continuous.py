@@ -243,7 +243,7 @@ def preference_loss(pref, action: torch.Tensor, A_norm: torch.Tensor, beta1: flo
 
     Theorem 1: where the actions are always drawn anew from pi_p itself, the fixed point is the Boltzmann
     distribution ~ exp(beta_1 A / alpha). Here pi_f draws them, so that holds only approximately.
-    On one batch it has no minimum: log pi_p of an action with A_norm < 0 falls for ever. L_cons ties pi_p to
+    On one batch log pi_p of an action with A_norm < 0 falls as far as the network lets it. L_cons ties pi_p to
     pi_f, and only the clipped surrogate holds pi_f, by a limited force: beta_1 w_pref = 0.2 is too much for it.
     """
     return -beta1 * (A_norm * pref.log_prob(action)).mean() - alpha * pref.entropy().mean()
