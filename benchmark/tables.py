@@ -17,6 +17,9 @@ PAPER = {  # what the paper reports, by the task here
     "Ant-v4": "+69 %",
     "LunarLander-v3": "+276 % (LunarLander-v2)",
 }
+# What CleanRL publishes of ppo_continuous_action.py, in docs/benchmark/ppo_continuous_action.md: mean ± std of 3 seeds.
+PUBLISHED = {"HalfCheetah-v4": "1,443 ± 46", "Hopper-v4": "2,383 ± 272", "Walker2d-v4": "2,288 ± 572"}
+CLEANRL = ("ppo-cleanrl", "ppo-cleanrl-scaled")
 EASY = "FrozenLake-v1"
 REPRODUCE = ("ppo-cleanrl", "ppo", MATCHED, "prefpoe", "prefpoe-anneal")
 NAMES = {  # what README.md calls those that it shows
@@ -62,6 +65,8 @@ DIFFERENCES = {  # a table's name: the pairs of variants whose difference is a c
         (MATCHED, "ppo-cleanrl"),
         *(("prefpoe", base) for base in ("ppo-cleanrl", MATCHED)),
         ("prefpoe-anneal", MATCHED),
+        ("prefpoe-anneal", ENT_COEF_ANNEAL),
+        *((bonus, MATCHED) for bonus in (ENT_COEF, ENT_COEF_ANNEAL)),
     ),
 }
 SAC = ("sac", "prefpoe-sac", "prefpoe-sac-own")
@@ -102,7 +107,7 @@ REST += ("prefpoe-lambda-pref-2", "prefpoe-lambda-pref-4")
 Frames = dict[str, pd.DataFrame]  # by task
 # Tables of README.md and of the paper beside the results, whose runs may lack yet.
 OVER_TASKS = ("headline", "improvement", "readme", "changes", "comparisons", "profile", "entropy-bonus", "rest")
-OVER_TASKS += ("scale", "fusion", "advantages", "beta1", "schedules", "modes", "sac", "sac-rest")
+OVER_TASKS += ("cleanrl", "scale", "fusion", "advantages", "beta1", "schedules", "modes", "sac", "sac-rest")
 OVER_TASKS += ("length", *DIFFERENCES)
 
 # column -> name: of the mean action after training; of the acting policy in training's last tenth
@@ -174,6 +179,7 @@ def sweeps(variants: set[str]) -> dict[str, list[str]]:
         ),
         "sac": SAC,
         "scale": SCALE,
+        "cleanrl": CLEANRL,
     }
     members["other"] = sorted(variants.difference(*members.values()))
     found, seen = {}, set()
@@ -303,6 +309,24 @@ def differences_table(evaluations: Frames, pairs: tuple[tuple[str, str], ...], t
         cells = {" − ".join(pair): marked(text, *samples[task, m, pair]) for pair, text in cells.items()}
         if {*cells.values()} != {"–"}:
             lines.append({"task": task, "return": measure} | cells)
+    return table(lines) if lines else ""
+
+
+def cleanrl_table(evaluations: Frames) -> str:
+    """Two rows a task that has `ppo-cleanrl-scaled` or that CleanRL publishes, one a measure: `ppo-cleanrl` as CleanRL
+    writes returns, and beside it as the other tables do; `ppo-cleanrl-scaled` is marked where it differs from it."""
+    base, scaled = CLEANRL
+    lines = []
+    for task in tasks_with(evaluations, CLEANRL):
+        rows = evaluations[task]
+        for m, measure in MEASURES.items() if task in PUBLISHED or scaled in {*rows["variant"]} else ():
+            x, y = (scores(rows, variant, m) for variant in CLEANRL)
+            line = {"task": task, "return": measure, "CleanRL publishes": "–"}
+            line |= {f"{base}, likewise": f"{x.mean():,.0f} ± {x.std():,.0f}" if len(x) else "–"}
+            if m == "training_return":
+                line["CleanRL publishes"] = PUBLISHED.get(task, "–")
+            cells = {base: with_interval("{:,.0f}", iqm, x), scaled: marked(with_interval("{:,.0f}", iqm, y), y, x)}
+            lines.append(line | cells | {"seeds": number_of_seeds(rows, CLEANRL)})
     return table(lines) if lines else ""
 
 
@@ -533,12 +557,12 @@ def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
     groups, tasks = groups | {"headline": COMPARED, "sac": SAC}, tasks | {"sac": sac_tasks(evaluations)}
     tasks["headline"] = tasks_with(evaluations, COMPARED)
     groups, tasks["scale"] = groups | {"scale": ("ppo-cleanrl", *SCALE)}, scale_tasks(evaluations)
-    groups, tasks["length"] = groups | {"length": (*NAMES,)}, long_tasks(evaluations)
+    groups, tasks["length"] = groups | {"length": COMPARED}, long_tasks(evaluations)
     bases = dict.fromkeys(("schedules", "fusion", "advantages", "modes"), "prefpoe") | {"sac": SAC[0]}
     tables = {name: returns_table(evaluations, x, tasks[name], bases.get(name, "")) for name, x in groups.items()}
     of_differences = zip(DIFFERENCES.items(), (tasks["headline"], tasks["scale"], tasks["length"]), strict=True)
     tables |= {name: differences_table(evaluations, pairs, shown) for (name, pairs), shown in of_differences}
-    tables["improvement"] = improvement_table(evaluations)
+    tables |= {"improvement": improvement_table(evaluations), "cleanrl": cleanrl_table(evaluations)}
     tables |= {"comparisons": comparisons_table(evaluations), "profile": profile_table(evaluations)}
     tables |= {"entropy-bonus": widths_table(curves), "beta1": guidance_table(evaluations, curves)}
     tables |= {"readme": readme_table(evaluations), "sac-rest": sac_rest_table(curves)}

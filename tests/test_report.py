@@ -430,14 +430,19 @@ def test_the_headline_is_of_every_task_of_the_usual_length_the_papers_first():
 
 def test_runs_of_another_length_have_tables_of_their_own():
     usual = evaluation_rows(ppo_matched=[1, 3], prefpoe=[2, 4])
-    longer = evaluation_rows(ppo_cleanrl=[100, 100], ppo_matched=[400, 420], prefpoe=[500, 500], ppo=[7])
+    longer = dict(
+        ppo_cleanrl=[100, 100], ppo_matched=[400, 420], prefpoe=[500, 500], prefpoe_anneal=[600, 600], ppo=[7]
+    )
+    longer = evaluation_rows(**longer, **{"ppo_matched_ent_coef_0.01_anneal": [640, 640]})
     made = tables.make_tables({"Ant-v4": usual, "long-Ant-v4-2000000-steps": longer}, {})
     assert cells_of(made["length"])[0] == {
         "task": "long-Ant-v4-2000000-steps",
         "return": "evaluation",
         "ppo-cleanrl": "100 [100, 100]",
         "ppo-matched": "410 [400, 420]",
+        tables.ENT_COEF_ANNEAL: "640 [640, 640]",
         "prefpoe": "500 [500, 500]",
+        "prefpoe-anneal": "600 [600, 600]",
         "seeds": "2",
     }
     assert cells_of(made["length-differences"])[0] == {
@@ -446,11 +451,43 @@ def test_runs_of_another_length_have_tables_of_their_own():
         "ppo-matched − ppo-cleanrl": "**+310 [+300, +320]**",
         "prefpoe − ppo-cleanrl": "**+400 [+400, +400]**",
         "prefpoe − ppo-matched": "**+90 [+80, +100]**",
+        "prefpoe-anneal − ppo-matched": "**+190 [+180, +200]**",
+        f"prefpoe-anneal − {tables.ENT_COEF_ANNEAL}": "**-40 [-40, -40]**",
+        f"{tables.ENT_COEF_ANNEAL} − ppo-matched": "**+230 [+220, +240]**",
     }
     changes = cells_of(made["changes"])
     assert [row["task"] for row in changes] == ["Ant-v4"] * 2 + ["long-Ant-v4-2000000-steps"] * 2
     assert [row["the paper"] for row in changes] == ["+69 %"] * 4
     assert changes[2]["prefpoe vs ppo-cleanrl"] == "+400 % [+400 %, +400 %]"
+
+
+def test_the_baseline_stands_beside_what_cleanrl_publishes_in_its_own_statistic():
+    """Mean ± std over seeds, training return; a task that has neither a published figure nor the scaled variant is out."""
+    walker = evaluation_rows(ppo_cleanrl=[1000, 3000, 2000, 2000], ppo_cleanrl_scaled=[9000, 9000], ppo=[1])
+    walker["training_return"] += 10
+    frames = {
+        "Walker2d-v4": walker,
+        "Hopper-v4": evaluation_rows(ppo_cleanrl=[7, 9]),
+        "Ant-v4": evaluation_rows(ppo=[1]),
+    }
+    frames |= {"BipedalWalker-v3": evaluation_rows(ppo_cleanrl=[7, 9])}
+    rows = cells_of(tables.make_tables(frames, {})["cleanrl"])
+    assert [(row["task"], row["CleanRL publishes"]) for row in rows] == [
+        ("Hopper-v4", "–"),
+        ("Hopper-v4", "2,383 ± 272"),
+        ("Walker2d-v4", "–"),
+        ("Walker2d-v4", "2,288 ± 572"),
+    ]
+    assert rows[3] == {
+        "task": "Walker2d-v4",
+        "return": "training return",
+        "CleanRL publishes": "2,288 ± 572",
+        "ppo-cleanrl, likewise": f"2,010 ± {np.std([1000, 3000, 2000, 2000]):,.0f}",
+        "ppo-cleanrl": "2,010 [1,010, 3,010]",
+        "ppo-cleanrl-scaled": "**9,010 [9,010, 9,010]**",
+        "seeds": "2–4",
+    }
+    assert (rows[1]["ppo-cleanrl-scaled"], rows[1]["seeds"]) == ("–", "2")
 
 
 def test_tables_over_tasks_leave_out_tasks_and_variants_that_there_are_none_of():
