@@ -10,8 +10,8 @@
     python prefpoe_lunarlander.py --help                            # every option
 
 The main expert pi_theta and the preference expert pi_p share one backbone. Actions come from their product, the fused
-policy pi_f ~ pi_theta pi_p^lambda; PPO trains pi_f, and pi_p is trained to put its mass on actions of high advantage.
-Read on to the last line of `main`, whose loop is Algorithm 1: that is all of PrefPoE. Then comes how it is done.
+policy pi_f, proportional to pi_theta pi_p^lambda; PPO trains pi_f, and pi_p is trained to put its mass on actions of
+high advantage. Read on to the last line of `main`, whose loop is Algorithm 1: that is all of PrefPoE. Below is how.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ class Preference:
     fusion: Literal["poe", "linear", "none"] = "poe"  # pi_f: the experts' product, their average, or pi_theta alone
     lambda_pref: float = 1.0  # lambda, the weight of the preference in the fusion
     lambda_schedule: Literal["constant", "falling", "rising", "guided"] = "constant"  # guided: by explained variance
-    beta1: float = 0.2  # beta_1, the weight of the advantages in L_pref; tried here: 0 to 4, which breaks
+    beta1: float = 0.2  # beta_1, the weight of the advantages in L_pref; tried here: 0 to 4; 4 breaks
     alpha: float = 0.2  # alpha, the weight of the preference's entropy in L_pref; tried here: 0.1 to 0.4
-    w_pref: float = 0.05  # weight of L_pref in the total loss; tried here: 0.005 to 0.2, which is too much
+    w_pref: float = 0.05  # weight of L_pref in the total loss; tried here: 0.005 to 0.2; 0.2 is too much
     w_cons: float = 0.1  # weight of L_cons, the KL from the fused policy to the preference; tried here: 0.02 to 0.2
     anneal_pref: bool = False  # let alpha and w_cons fall linearly to 0
     advantage_noise: float = 0.0  # std of the Gaussian noise added to A_norm, the advantages that the preference sees
@@ -151,7 +151,7 @@ class Categorical(NamedTuple):
 def fuse(main: Categorical, pref: Categorical, args: Args) -> Categorical:
     """The fused policy pi_f, of tensors in the losses and of numpy arrays in acting.
 
-    poe:     pi_f ~ pi_theta pi_p^lambda, that is log pi_f = log pi_theta + lambda log pi_p + const.
+    poe:     pi_f proportional to pi_theta pi_p^lambda: log pi_f = log pi_theta + lambda log pi_p + const.
     linear:  probabilities averaged with weights 1 : lambda, the contrast.
     none:    the main expert alone.
     """
@@ -194,7 +194,7 @@ def normalized(advantage: torch.Tensor) -> torch.Tensor:
 
 
 def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, ...]:
-    """Clipped surrogate + vf_coef * clipped value loss - ent_coef * entropy (Schulman et al. 2017).
+    """vf_coef * clipped value loss - clipped surrogate - ent_coef * entropy (Schulman et al. 2017).
 
     `policy` is the one that acts, at new weights. Returns that sum and its parts: policy_loss,
     value_loss, approx_kl (the k3 estimator of Schulman 2020), clipfrac.
@@ -216,7 +216,7 @@ def preference_loss(pref, action: torch.Tensor, A_norm: torch.Tensor, beta1: flo
     """L_pref = -beta_1 E[A_norm log pi_p(a|s)] - alpha E[H(pi_p)].
 
     Theorem 1: where the actions are always drawn anew from pi_p itself, the fixed point is the Boltzmann
-    distribution ~ exp(beta_1 A / alpha). Here pi_f draws them, so that holds only approximately.
+    distribution, proportional to exp(beta_1 A / alpha). Here pi_f draws them, so that holds only approximately.
     On one batch log pi_p of an action with A_norm < 0 falls as far as the network lets it. L_cons ties pi_p to
     pi_f, and only the clipped surrogate holds pi_f, by a limited force: beta_1 w_pref = 0.2 is too much for it.
     """
@@ -239,7 +239,7 @@ def total_loss(agent_output: tuple, batch: Batch, args: Args) -> Losses:
 def gae(rewards, values, next_values, terminated, done, gamma: float, gae_lambda: float) -> np.ndarray:
     """Generalized advantage estimation (Schulman et al. 2016); all arrays (num_steps, num_envs).
 
-    delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t);  A_t = delta_t + gamma lambda A_t+1
+    delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t);  A_t = delta_t + gamma lambda (1 - done_t) A_t+1
     s'_t is the state that really followed, at an episode's end its final observation: only a
     termination zeroes the bootstrap, and no sum runs across an episode's end.
     """
@@ -253,7 +253,7 @@ def gae(rewards, values, next_values, terminated, done, gamma: float, gae_lambda
 def scheduled(args: Args, iteration: int, trust: float) -> Args:
     """The arguments of one iteration: those named in SCHEDULED change over training.
 
-    `trust`, the running mean of the critic's explained variance, is what a guided lambda follows.
+    `trust`, the running mean of the critic's explained variance within [0, 1], from 0, is what a guided lambda follows.
     """
     remaining = 1 - (iteration - 1) / args.num_iterations  # 1 at first, 0 after the last one
     lr, pref = (remaining if anneal else 1.0 for anneal in (args.anneal_lr, args.anneal_pref))
@@ -653,7 +653,7 @@ def evaluate(act: Callable, env: gym.Env, obs_stats: RunningMeanStd, episodes: i
         cut_off += not ended
     bar.close()
     if cut_off:
-        warn(f"{args.env_id} sets no time limit: {cut_off} of {episodes} evaluation episodes cut off at {limit} steps")
+        warn(f"{args.env_id} sets no max_episode_steps: {cut_off} of {episodes} evaluations cut off at {limit} steps")
     return returns
 
 
@@ -692,12 +692,22 @@ def make_learner(args: Args) -> tuple[Learner, dict]:
     agent = Agent(obs_dim := env.observation_space.shape[0], env.action_space).to("cuda" if args.cuda else "cpu")
     params = parameters_to_vector(agent.parameters()).detach()
     vector_to_parameters(params, agent.parameters())  # from here on, the agent's weights are views of params
+    numpy_policy(shaken(agent), args)  # a changed network must act as it learns, and at first nearly all do
     adam = Adam(torch.zeros_like(params), torch.zeros_like(params), params.new_ones(2, dtype=torch.float64))
     stats = RunningMeanStd((obs_dim,), args.norm_obs), RunningMeanStd((), args.norm_reward)
     learner = Learner(agent, params, adam, *stats, np.random.default_rng(args.seed))
     progress = PROGRESS | {"id": os.urandom(4).hex()}
     env.close()
     return learner, progress | (restore(learner, args) if args.resume or args.evaluate else {})
+
+
+@torch.no_grad()
+def shaken(agent: Agent) -> Agent:
+    """A copy with weights far from those at the start, whose heads are so small that a tanh on them hardly shows."""
+    other, generator = copy.deepcopy(agent).cpu(), torch.Generator().manual_seed(0)
+    for x in other.parameters():
+        x.add_(0.3 * torch.randn(x.shape, generator=generator))
+    return other
 
 
 def save_checkpoint(folder: Path, learner: Learner, progress: dict, args: Args) -> None:
@@ -969,16 +979,19 @@ def parse_args(argv: list[str] | None = None) -> Args:
         fail("--resume and --evaluate: give one of them, and a run's folder with it")
     if args.resume and not Path(args.resume).is_dir():
         fail(f"--resume {args.resume}: no such folder")
+    if args.evaluate and args.track:
+        fail("--track: an evaluation logs nothing; leave it out")
     if source := args.resume or args.evaluate:
         saved = load_checkpoint(source)["args"] | dict(resume=args.resume, evaluate=args.evaluate)
+        saved = (asdict(Args()) if args.resume else {}) | saved  # a run may be older than a flag
         if unknown := saved.keys() - asdict(args).keys():
             fail(f"{source} is of another script: this one has no {', '.join(sorted(unknown))}")
         saved["cuda"] = saved.get("cuda", False) and torch.cuda.is_available()
         if args.evaluate:
             saved |= dict(capture_video=False, track=False)
         args = read_flags(argv, Args(**saved))
-        free = {*asdict(Logging()), "cuda", "compile"}  # what changes nothing that is learned
-        fixed = saved.keys() - free if args.resume else {"total_timesteps", "num_envs", "num_steps", "track"}
+        free = {*asdict(Logging()), "cuda", "compile"}  # what changes nothing about the method
+        fixed = saved.keys() - free if args.resume else {"total_timesteps", "num_envs", "num_steps"}
         for name in saved:
             if name in fixed and (value := getattr(args, name)) != saved[name]:
                 fail(f"--{name.replace('_', '-')} {value} contradicts {saved[name]} of {source}: leave it out")

@@ -123,7 +123,7 @@ class Args(Logging, Preference, PPO, Run):
         return self.total_timesteps // self.batch_size
 
 
-STD_BOUNDS = 1e-3, 2.0  # of the std that `fuse` gives and, where PPO trains it, of the preference's
+STD_BOUNDS = 1e-3, 2.0  # of the std that `fuse` gives and, in PPO, of the preference's
 
 
 class Gaussian(NamedTuple):
@@ -209,10 +209,11 @@ class Mixture(NamedTuple):
 def fuse(main: Mixture, pref: Mixture, args: Args) -> Mixture:
     """The fused policy pi_f, of tensors in the losses and of numpy arrays in acting; main has one mode.
 
-    poe:     pi_f ~ pi_theta sum_k w_k N(mu_k, s_k^2/lambda): lambda sharpens each mode, but not the weights, so that
-             only with lambda = 1 or K = 1 it is pi_theta pi_p^lambda. Mode by mode and per action dimension
-             1/s_f,k^2 = 1/s_theta^2 + lambda/s_k^2 and mu_f,k = s_f,k^2 (mu_theta/s_theta^2 + lambda mu_k/s_k^2), and
-             the weights become w_f,k ~ w_k prod_d N(mu_theta; mu_k, s_theta^2 + s_k^2/lambda), the experts' overlap.
+    poe:     pi_f proportional to pi_theta sum_k w_k N(mu_k, s_k^2/lambda): lambda sharpens each mode, but not the
+             weights, so that only with lambda = 1 or K = 1 it is pi_theta pi_p^lambda. Mode by mode and per action
+             dimension 1/s_f,k^2 = 1/s_theta^2 + lambda/s_k^2 and mu_f,k = s_f,k^2 (mu_theta/s_theta^2 + lambda
+             mu_k/s_k^2), and the weights become proportional to w_k prod_d N(mu_theta; mu_k, s_theta^2 + s_k^2/lambda),
+             the experts' overlap.
     none:    the main expert alone.
     s_f,k is kept within STD_BOUNDS, except with none.
     """
@@ -295,7 +296,7 @@ def normalized(advantage: torch.Tensor) -> torch.Tensor:
 
 
 def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, ...]:
-    """Clipped surrogate + vf_coef * clipped value loss - ent_coef * entropy (Schulman et al. 2017).
+    """vf_coef * clipped value loss - clipped surrogate - ent_coef * entropy (Schulman et al. 2017).
 
     `policy` is the one that acts, at new weights. Returns that sum and its parts: policy_loss,
     value_loss, approx_kl (the k3 estimator of Schulman 2020), clipfrac.
@@ -317,7 +318,7 @@ def preference_loss(pref, action: torch.Tensor, A_norm: torch.Tensor, beta1: flo
     """L_pref = -beta_1 E[A_norm log pi_p(a|s)] - alpha E[H(pi_p)].
 
     Theorem 1: where the actions are always drawn anew from pi_p itself, the fixed point is the Boltzmann
-    distribution ~ exp(beta_1 A / alpha). Here pi_f draws them, so that holds only approximately.
+    distribution, proportional to exp(beta_1 A / alpha). Here pi_f draws them, so that holds only approximately.
     On one batch log pi_p of an action with A_norm < 0 falls as far as the network lets it. L_cons ties pi_p to
     pi_f, and only the clipped surrogate holds pi_f, by a limited force: beta_1 w_pref = 0.2 is too much for it.
     """
@@ -342,7 +343,7 @@ def total_loss(agent_output: tuple, batch: Batch, args: Args) -> Losses:
 def gae(rewards, values, next_values, terminated, done, gamma: float, gae_lambda: float) -> np.ndarray:
     """Generalized advantage estimation (Schulman et al. 2016); all arrays (num_steps, num_envs).
 
-    delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t);  A_t = delta_t + gamma lambda A_t+1
+    delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t);  A_t = delta_t + gamma lambda (1 - done_t) A_t+1
     s'_t is the state that really followed, at an episode's end its final observation: only a
     termination zeroes the bootstrap, and no sum runs across an episode's end.
     """
@@ -660,8 +661,8 @@ def check_action_space(space: gym.Space, args: Args) -> None:
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
         other = "prefpoe_lunarlander.py" if isinstance(space, gym.spaces.Discrete) else "another algorithm"
         fail(f"--env-id {args.env_id}: this script needs a flat Box action space, not {space}; use {other}")
-    width = space.high.astype(float) - space.low
-    if ((space.low > 1) | (space.high < -1) | ((width > 20) & (width < math.inf))).any():
+    width, reach = space.high.astype(float) - space.low, np.minimum(space.high, 1.0) - np.maximum(space.low, -1.0)
+    if ((reach < 0) | ((reach < width / 4) & (width < math.inf))).any():
         warn(f"the policy's means lie within +-1, a poor fit to {space}: wrap it in gymnasium's RescaleAction")
 
 
@@ -825,7 +826,7 @@ def evaluate(act: Callable, env: gym.Env, obs_stats: RunningMeanStd, episodes: i
         cut_off += not ended
     bar.close()
     if cut_off:
-        warn(f"{args.env_id} sets no time limit: {cut_off} of {episodes} evaluation episodes cut off at {limit} steps")
+        warn(f"{args.env_id} sets no max_episode_steps: {cut_off} of {episodes} evaluations cut off at {limit} steps")
     return returns
 
 
@@ -865,12 +866,22 @@ def make_learner(args: Args) -> tuple[Learner, dict]:
     agent.to("cuda" if args.cuda else "cpu")
     params = parameters_to_vector(agent.parameters()).detach()
     vector_to_parameters(params, agent.parameters())  # from here on, the agent's weights are views of params
+    numpy_policy(shaken(agent), args)  # a changed network must act as it learns, and at first nearly all do
     adam = Adam(torch.zeros_like(params), torch.zeros_like(params), params.new_ones(2, dtype=torch.float64))
     stats = RunningMeanStd((obs_dim,), args.norm_obs), RunningMeanStd((), args.norm_reward)
     learner = Learner(agent, params, adam, *stats, np.random.default_rng(args.seed))
     progress = PROGRESS | {"id": os.urandom(4).hex()}
     env.close()
     return learner, progress | (restore(learner, args) if args.resume or args.evaluate else {})
+
+
+@torch.no_grad()
+def shaken(agent: Agent) -> Agent:
+    """A copy with weights far from those at the start, whose heads are so small that a tanh on them hardly shows."""
+    other, generator = copy.deepcopy(agent).cpu(), torch.Generator().manual_seed(0)
+    for x in other.parameters():
+        x.add_(0.3 * torch.randn(x.shape, generator=generator))
+    return other
 
 
 def save_checkpoint(folder: Path, learner: Learner, progress: dict, args: Args) -> None:
@@ -1142,16 +1153,19 @@ def parse_args(argv: list[str] | None = None) -> Args:
         fail("--resume and --evaluate: give one of them, and a run's folder with it")
     if args.resume and not Path(args.resume).is_dir():
         fail(f"--resume {args.resume}: no such folder")
+    if args.evaluate and args.track:
+        fail("--track: an evaluation logs nothing; leave it out")
     if source := args.resume or args.evaluate:
         saved = load_checkpoint(source)["args"] | dict(resume=args.resume, evaluate=args.evaluate)
+        saved = (asdict(Args()) if args.resume else {}) | saved  # a run may be older than a flag
         if unknown := saved.keys() - asdict(args).keys():
             fail(f"{source} is of another script: this one has no {', '.join(sorted(unknown))}")
         saved["cuda"] = saved.get("cuda", False) and torch.cuda.is_available()
         if args.evaluate:
             saved |= dict(capture_video=False, track=False)
         args = read_flags(argv, Args(**saved))
-        free = {*asdict(Logging()), "cuda", "compile"}  # what changes nothing that is learned
-        fixed = saved.keys() - free if args.resume else {"total_timesteps", "num_envs", "num_steps", "track"}
+        free = {*asdict(Logging()), "cuda", "compile"}  # what changes nothing about the method
+        fixed = saved.keys() - free if args.resume else {"total_timesteps", "num_envs", "num_steps"}
         for name in saved:
             if name in fixed and (value := getattr(args, name)) != saved[name]:
                 fail(f"--{name.replace('_', '-')} {value} contradicts {saved[name]} of {source}: leave it out")

@@ -117,7 +117,7 @@ class Args(Logging, Preference, SAC, Run):
         return self.total_timesteps // self.batch_size
 
 
-STD_BOUNDS = 1e-3, 2.0  # of the std that `fuse` gives and, where PPO trains it, of the preference's
+STD_BOUNDS = 1e-3, 2.0  # of the std that `fuse` gives and, in PPO, of the preference's
 
 
 class Gaussian(NamedTuple):
@@ -145,7 +145,7 @@ class Gaussian(NamedTuple):
 def fuse(main: Gaussian, pref: Gaussian, args: Args) -> Gaussian:
     """The fused policy pi_f, per action dimension, of tensors in the losses and of numpy arrays in acting.
 
-    poe:     pi_f ~ pi_theta pi_p^lambda, that is 1/s_f^2 = 1/s_theta^2 + lambda/s_p^2 and
+    poe:     pi_f proportional to pi_theta pi_p^lambda: 1/s_f^2 = 1/s_theta^2 + lambda/s_p^2 and
              mu_f = s_f^2 (mu_theta/s_theta^2 + lambda mu_p/s_p^2). With lambda >= 1 it is sharper
              than either expert; with lambda < 1 only s_f <= s_theta is guaranteed.
     linear:  means and standard deviations averaged with weights 1 : lambda, the contrast.
@@ -621,7 +621,7 @@ def evaluate(act: Callable, env: gym.Env, episodes: int, args: Args) -> list[flo
         cut_off += not ended
     bar.close()
     if cut_off:
-        warn(f"{args.env_id} sets no time limit: {cut_off} of {episodes} evaluation episodes cut off at {limit} steps")
+        warn(f"{args.env_id} sets no max_episode_steps: {cut_off} of {episodes} evaluations cut off at {limit} steps")
     return returns
 
 
@@ -960,16 +960,19 @@ def parse_args(argv: list[str] | None = None) -> Args:
         fail("--resume and --evaluate: give one of them, and a run's folder with it")
     if args.resume and not Path(args.resume).is_dir():
         fail(f"--resume {args.resume}: no such folder")
+    if args.evaluate and args.track:
+        fail("--track: an evaluation logs nothing; leave it out")
     if source := args.resume or args.evaluate:
         saved = load_checkpoint(source)["args"] | dict(resume=args.resume, evaluate=args.evaluate)
+        saved = (asdict(Args()) if args.resume else {}) | saved  # a run may be older than a flag
         if unknown := saved.keys() - asdict(args).keys():
             fail(f"{source} is of another script: this one has no {', '.join(sorted(unknown))}")
         saved["cuda"] = saved.get("cuda", False) and torch.cuda.is_available()
         if args.evaluate:
             saved |= dict(capture_video=False, track=False)
         args = read_flags(argv, Args(**saved))
-        free = {*asdict(Logging()), "cuda", "compile"}  # what changes nothing that is learned
-        fixed = saved.keys() - free if args.resume else {"total_timesteps", "num_envs", "num_steps", "track"}
+        free = {*asdict(Logging()), "cuda", "compile"}  # what changes nothing about the method
+        fixed = saved.keys() - free if args.resume else {"total_timesteps", "num_envs", "num_steps"}
         for name in saved:
             if name in fixed and (value := getattr(args, name)) != saved[name]:
                 fail(f"--{name.replace('_', '-')} {value} contradicts {saved[name]} of {source}: leave it out")

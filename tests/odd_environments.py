@@ -53,6 +53,10 @@ class Unreachable(Steps):
     action_space = gym.spaces.Box(2, 5, (1,))
 
 
+class Positive(Steps):
+    action_space = gym.spaces.Box(0, 5, (1,))
+
+
 class Wide(Steps):
     action_space = gym.spaces.Box(-1000, 1000, (1,))
 
@@ -102,7 +106,8 @@ def far_away(env_id):
 
 for kind in (NoRenderMode, NoPicture, NoModelFile, Endless, Unreachable, Wide, Unbounded, Listed, Lists, NotFinite):
     gym.register(f"{kind.__name__}-v0", kind)
-gym.register("Steps-v0", Steps)
+for kind in (Steps, Positive):
+    gym.register(f"{kind.__name__}-v0", kind)
 gym.register("Timed-v0", Endless, max_episode_steps=10)  # as Steps, but its end is a time limit
 for task in ("Hopper", "Walker2d", "Ant"):
     gym.register(f"Far{task}-v4", far_away(f"{task}-v4"), max_episode_steps=20)

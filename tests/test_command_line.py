@@ -320,9 +320,18 @@ def test_resume_takes_arguments_that_change_nothing_that_is_learned(script, trai
     assert after["returns"][:1] == before["returns"] and len(after["returns"]) == 3
 
 
+def test_resume_refuses_a_flag_that_the_run_is_older_than(unfinished, rejected):
+    folder = unfinished("ppo_baseline")
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    del checkpoint["args"]["scale_across_limits"]
+    torch.save(checkpoint, folder / "checkpoint.pt")
+    naming = ("--scale-across-limits True contradicts False", str(folder))
+    rejected("ppo_baseline", "--resume", folder, "--scale-across-limits", naming=naming)
+
+
 def test_evaluate_with_track_says_that_nothing_would_be_logged(script, trained, rejected):
     folder = trained[script.__name__]
-    rejected(script, "--evaluate", folder, "--track", naming=("--track True", "leave it out"))
+    rejected(script, "--evaluate", folder, "--track", naming=("--track", "logs nothing", "leave it out"))
 
 
 @pytest.mark.parametrize("name", ["total_timesteps", "num_envs", "num_steps"])
@@ -486,12 +495,14 @@ def test_wandb_is_imported_only_to_track(script, tmp_path):
 
 @pytest.mark.parametrize(("name", "more"), [("prefpoe_continuous", []), ("ppo_baseline", ["--squash-mean"])])
 def test_an_action_range_out_of_reach_is_warned_of(name, more, capsys):
-    """The policy's means lie within +-1, this range within 2 and 5; unbounded means may reach it."""
+    """The policy's means lie within +-1, this range within 2 and 5, or 0 and 5; unbounded means may reach it."""
     assert call(name, *flags(name, env_id=f"{ODD}:Unreachable-v0", run_name="x"), *more) == 0
     assert is_one_line(capsys.readouterr().err, "warning: ", "+-1", "Box(2.0, 5.0", "RescaleAction")
     assert call(name, *flags(name, env_id=f"{ODD}:Wide-v0", run_name="z"), *more) == 0
     assert is_one_line(capsys.readouterr().err, "warning: ", "+-1", "Box(-1000.0, 1000.0", "RescaleAction")
-    for env_id in ("Pendulum-v1", f"{ODD}:Unbounded-v0"):
+    assert call(name, *flags(name, env_id=f"{ODD}:Positive-v0", run_name="w"), *more) == 0
+    assert is_one_line(capsys.readouterr().err, "warning: ", "+-1", "Box(0.0, 5.0", "RescaleAction")
+    for env_id in ("Pendulum-v1", "InvertedPendulum-v4", f"{ODD}:Unbounded-v0"):
         assert call(name, *flags(name, env_id=env_id, run_name=env_id[-7:]), *more) == 0
         assert capsys.readouterr().err == ""
     if more:
@@ -538,7 +549,7 @@ def test_where_no_time_limit_ends_an_episode_evaluation_and_film_are_bounded_and
     words = flags(name, env_id=f"{ODD}:Endless-v0", run_name="x", capture_video=True, eval_every=1, eval_episodes=2)
     assert call(name, *words) == 0
     *_, last = capsys.readouterr().err.splitlines()
-    assert last.startswith("warning: ") and "2 of 2 evaluation episodes cut off at 1000 steps" in last
+    assert last.startswith("warning: ") and "2 of 2 evaluations cut off at 1000 steps" in last
     assert json.loads(Path("runs/x/evaluation.json").read_text())["returns"] == [1000.0] * 2
     (film,) = Path("runs/x/videos").iterdir()
     assert len(frames(film)) in (1000, 1001)

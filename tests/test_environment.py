@@ -336,7 +336,7 @@ def test_evaluation_ends_where_no_time_limit_does(script, capsys):
     env_id, stats = "EndlessPendulum-v1", script.RunningMeanStd((3,), False)
     args = script.Args(env_id=env_id)
     returns = script.evaluate(lambda obs, noise: np.zeros((1, 1)), script.make_env(env_id), stats, 2, args)
-    assert "2 of 2 evaluation episodes cut off at 1000 steps" in capsys.readouterr().err
+    assert "2 of 2 evaluations cut off at 1000 steps" in capsys.readouterr().err
     for episode, value in enumerate(returns):
         env = gym.make(env_id)
         env.reset(seed=2**30 + episode)

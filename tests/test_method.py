@@ -545,6 +545,9 @@ def test_numpy_policy_refuses_a_network_other_than_the_agents(script, space, cha
     agent, args = make_agent(copied, space, changes)
     with pytest.raises(AssertionError, match="Agent.forward"):
         copied.numpy_policy(agent.float(), args)
+    env_id = "InvertedPendulum-v4" if space is BOX else "CartPole-v1"
+    with pytest.raises(AssertionError, match="Agent.forward"):  # before a run, where means are near 0
+        copied.make_learner(dataclasses.replace(args, env_id=env_id))
 
 
 @cases((CONTINUOUS, BOX, {}), (LUNARLANDER, DISCRETE, {}))
