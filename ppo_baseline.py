@@ -5,7 +5,7 @@
 """PPO for Box and Discrete action spaces: what PrefPoE is compared with.
 
     python ppo_baseline.py --env-id Ant-v4 --seed 1                # train, evaluate, save under runs/
-    python ppo_baseline.py --no-bootstrap-truncated --scale-across-limits   # as CleanRL's ppo_continuous_action.py
+    python ppo_baseline.py --no-bootstrap-truncated --gymnasium-statistics   # CleanRL's ppo_continuous_action.py
     python ppo_baseline.py --shared-backbone --squash-mean --logstd-init -1   # matched PPO: as PrefPoE's main expert
     python ppo_baseline.py --resume runs/<run>                     # go on after an interruption
     python ppo_baseline.py --evaluate runs/<run>                   # evaluate only
@@ -84,7 +84,7 @@ class PPO:
 @dataclass(frozen=True)
 class Baseline:
     bootstrap_truncated: bool = True  # bootstrap where a time limit ends an episode; CleanRL does not
-    scale_across_limits: bool = False  # let the return that scales rewards run on across time limits; CleanRL does
+    gymnasium_statistics: bool = False  # of observations and rewards, as gymnasium's wrappers keep them; CleanRL's
     shared_backbone: bool = False  # let policy and value share one backbone, as in PrefPoE
     squash_mean: bool = False  # pass the mean of continuous actions through tanh, as in PrefPoE
     logstd_init: float = 0.0  # log std of continuous actions at the start; PrefPoE's experts: -1, their product: -1.35
@@ -262,12 +262,13 @@ def main(args: Args) -> int:
     if args.evaluate:
         return evaluate_only(learner, progress, args)
     agent, params, adam, obs_stats, return_stats, rng = learner
-    envs, log, step = VecEnv(args.env_id, args.num_envs), Log(learner, progress, args), make_step(agent, args)
+    envs = CountingVecEnv(obs_stats, args) if args.gymnasium_statistics else VecEnv(args.env_id, args.num_envs)
+    log, step = Log(learner, progress, args), make_step(agent, args)
     obs, discounted = first_obs(envs, obs_stats, progress["iteration"], args), np.zeros(args.num_envs)
     for iteration in range(progress["iteration"] + 1, args.num_iterations + 1):
         now = scheduled(args, iteration)
         rollout, obs, episodes = collect(envs, obs, numpy_policy(agent, now), obs_stats, rng, now)
-        ended = rollout.terminated if args.scale_across_limits else rollout.done
+        ended = before_terminations(rollout, discounted) if args.gymnasium_statistics else rollout.done
         rewards = scale_rewards(rollout.reward, ended, return_stats, discounted, now.gamma)
         batch, diagnostics = make_batch(agent, rollout, rewards, now)
         losses = update(step, params, adam, batch, rng, now)
@@ -526,6 +527,27 @@ class VecEnv(gym.vector.SyncVectorEnv):
             steps.append((obs, float(reward), bool(terminated), bool(truncated)))
         obs, *outcome = zip(*steps, strict=True)
         return np.array(obs), *outcome, {"final_obs": final_obs, "episodes": episodes}
+
+
+class CountingVecEnv(VecEnv):
+    """Counts episodes' last observations in the statistics too, as gymnasium's wrapper does."""
+
+    def __init__(self, obs_stats: RunningMeanStd, args: Args):
+        super().__init__(args.env_id, args.num_envs)
+        self.obs_stats = obs_stats
+
+    def step(self, actions: np.ndarray):
+        *outcome, info = super().step(actions)
+        for final_obs in info["final_obs"].values():
+            observe(final_obs[None], self.obs_stats, update=True)
+        return *outcome, info
+
+
+def before_terminations(rollout: Rollout, discounted: np.ndarray) -> np.ndarray:
+    """After which steps gymnasium's wrapper starts the discounted return anew: those before a termination, and where
+    the rollout's first step terminates, `discounted` at once. At time limits it does not."""
+    discounted[rollout.terminated[0]] = 0.0
+    return np.concatenate([rollout.terminated[1:], np.zeros_like(rollout.terminated[:1])])
 
 
 def first_obs(envs: VecEnv, obs_stats: RunningMeanStd, iteration: int, args: Args) -> np.ndarray:

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Is ppo-cleanrl CleanRL's PPO? Its returns beside those that CleanRL publishes, and beside ppo-cleanrl-scaled, in which
-# the return that scales rewards runs on across time limits, as in CleanRL's script too.
+# Is ppo-cleanrl CleanRL's PPO? Its returns beside those that CleanRL publishes, and beside ppo-cleanrl-exact, which keeps
+# the statistics of observations and rewards as gymnasium's wrappers do, and so CleanRL's script.
 #
-# ppo-cleanrl with 10 seeds on HalfCheetah-v4, Hopper-v4, Walker2d-v4 and Ant-v4, and 5 of the other on the last two = 50
-# runs of 1M steps, of which 40 are also in reproduce.sh and breadth.sh; half an hour more on two cores.
+# ppo-cleanrl on HalfCheetah-v4, Hopper-v4, Walker2d-v4 and Ant-v4 and ppo-cleanrl-exact on Hopper-v4 and Walker2d-v4, 10
+# seeds each = 60 runs of 1M steps, of which 40 are also in reproduce.sh and breadth.sh; half an hour more on two cores.
 #   benchmark/cleanrl.sh && python benchmark/report.py runs/*      # options: benchmark/common.sh
 # shellcheck source=benchmark/common.sh
 source "$(dirname "$0")/common.sh"
@@ -11,7 +11,7 @@ source "$(dirname "$0")/common.sh"
 for task in HalfCheetah-v4 Hopper-v4 Walker2d-v4 Ant-v4; do
   cell $task ppo-cleanrl 10 ppo_baseline.py --no-bootstrap-truncated
 done
-for task in Walker2d-v4 Ant-v4; do
-  cell $task ppo-cleanrl-scaled 5 ppo_baseline.py --no-bootstrap-truncated --scale-across-limits
+for task in Walker2d-v4 Hopper-v4; do
+  cell $task ppo-cleanrl-exact 10 ppo_baseline.py --no-bootstrap-truncated --gymnasium-statistics
 done
 run_sweep "$@"

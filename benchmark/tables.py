@@ -19,7 +19,7 @@ PAPER = {  # what the paper reports, by the task here
 }
 # What CleanRL publishes of ppo_continuous_action.py, in docs/benchmark/ppo_continuous_action.md: mean ± std of 3 seeds.
 PUBLISHED = {"HalfCheetah-v4": "1,443 ± 46", "Hopper-v4": "2,383 ± 272", "Walker2d-v4": "2,288 ± 572"}
-CLEANRL = ("ppo-cleanrl", "ppo-cleanrl-scaled")
+CLEANRL = ("ppo-cleanrl", "ppo-cleanrl-exact")
 EASY = "FrozenLake-v1"
 REPRODUCE = ("ppo-cleanrl", "ppo", MATCHED, "prefpoe", "prefpoe-anneal")
 NAMES = {  # what README.md calls those that it shows
@@ -313,19 +313,19 @@ def differences_table(evaluations: Frames, pairs: tuple[tuple[str, str], ...], t
 
 
 def cleanrl_table(evaluations: Frames) -> str:
-    """Two rows a task that has `ppo-cleanrl-scaled` or that CleanRL publishes, one a measure: `ppo-cleanrl` as CleanRL
-    writes returns, and beside it as the other tables do; `ppo-cleanrl-scaled` is marked where it differs from it."""
-    base, scaled = CLEANRL
+    """Two rows a task that has `ppo-cleanrl-exact` or that CleanRL publishes, one a measure: `ppo-cleanrl` as CleanRL
+    writes returns, and beside it as the other tables do; `ppo-cleanrl-exact` is marked where it differs from it."""
+    base, exact = CLEANRL
     lines = []
     for task in tasks_with(evaluations, CLEANRL):
         rows = evaluations[task]
-        for m, measure in MEASURES.items() if task in PUBLISHED or scaled in {*rows["variant"]} else ():
+        for m, measure in MEASURES.items() if task in PUBLISHED or exact in {*rows["variant"]} else ():
             x, y = (scores(rows, variant, m) for variant in CLEANRL)
             line = {"task": task, "return": measure, "CleanRL publishes": "–"}
             line |= {f"{base}, likewise": f"{x.mean():,.0f} ± {x.std():,.0f}" if len(x) else "–"}
             if m == "training_return":
                 line["CleanRL publishes"] = PUBLISHED.get(task, "–")
-            cells = {base: with_interval("{:,.0f}", iqm, x), scaled: marked(with_interval("{:,.0f}", iqm, y), y, x)}
+            cells = {base: with_interval("{:,.0f}", iqm, x), exact: marked(with_interval("{:,.0f}", iqm, y), y, x)}
             lines.append(line | cells | {"seeds": number_of_seeds(rows, CLEANRL)})
     return table(lines) if lines else ""
 

@@ -323,10 +323,10 @@ def test_resume_takes_arguments_that_change_nothing_that_is_learned(script, trai
 def test_resume_refuses_a_flag_that_the_run_is_older_than(unfinished, rejected):
     folder = unfinished("ppo_baseline")
     checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
-    del checkpoint["args"]["scale_across_limits"]
+    del checkpoint["args"]["gymnasium_statistics"]
     torch.save(checkpoint, folder / "checkpoint.pt")
-    naming = ("--scale-across-limits True contradicts False", str(folder))
-    rejected("ppo_baseline", "--resume", folder, "--scale-across-limits", naming=naming)
+    naming = ("--gymnasium-statistics True contradicts False", str(folder))
+    rejected("ppo_baseline", "--resume", folder, "--gymnasium-statistics", naming=naming)
 
 
 def test_evaluate_with_track_says_that_nothing_would_be_logged(script, trained, rejected):

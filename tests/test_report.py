@@ -462,8 +462,8 @@ def test_runs_of_another_length_have_tables_of_their_own():
 
 
 def test_the_baseline_stands_beside_what_cleanrl_publishes_in_its_own_statistic():
-    """Mean ± std over seeds, training return; a task that has neither a published figure nor the scaled variant is out."""
-    walker = evaluation_rows(ppo_cleanrl=[1000, 3000, 2000, 2000], ppo_cleanrl_scaled=[9000, 9000], ppo=[1])
+    """Mean ± std over seeds, training return; a task that has neither a published figure nor the exact variant is out."""
+    walker = evaluation_rows(ppo_cleanrl=[1000, 3000, 2000, 2000], ppo_cleanrl_exact=[9000, 9000], ppo=[1])
     walker["training_return"] += 10
     frames = {
         "Walker2d-v4": walker,
@@ -484,10 +484,10 @@ def test_the_baseline_stands_beside_what_cleanrl_publishes_in_its_own_statistic(
         "CleanRL publishes": "2,288 ± 572",
         "ppo-cleanrl, likewise": f"2,010 ± {np.std([1000, 3000, 2000, 2000]):,.0f}",
         "ppo-cleanrl": "2,010 [1,010, 3,010]",
-        "ppo-cleanrl-scaled": "**9,010 [9,010, 9,010]**",
+        "ppo-cleanrl-exact": "**9,010 [9,010, 9,010]**",
         "seeds": "2–4",
     }
-    assert (rows[1]["ppo-cleanrl-scaled"], rows[1]["seeds"]) == ("–", "2")
+    assert (rows[1]["ppo-cleanrl-exact"], rows[1]["seeds"]) == ("–", "2")
 
 
 def test_tables_over_tasks_leave_out_tasks_and_variants_that_there_are_none_of():
