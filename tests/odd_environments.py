@@ -106,8 +106,6 @@ def far_away(env_id):
 
 for kind in (NoRenderMode, NoPicture, NoModelFile, Endless, Unreachable, Wide, Unbounded, Listed, Lists, NotFinite):
     gym.register(f"{kind.__name__}-v0", kind)
-for kind in (Steps, Positive):
-    gym.register(f"{kind.__name__}-v0", kind)
-gym.register("Timed-v0", Endless, max_episode_steps=10)  # as Steps, but its end is a time limit
+gym.register("Positive-v0", Positive)
 for task in ("Hopper", "Walker2d", "Ant"):
     gym.register(f"Far{task}-v4", far_away(f"{task}-v4"), max_episode_steps=20)

@@ -1,6 +1,7 @@
 """Stepping, collecting and evaluating, against gymnasium's own vector environment and plain loops."""
 
 import itertools
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -252,6 +253,52 @@ def test_rewards_are_scaled_for_learning_and_kept_as_they_are_for_the_log(name, 
     np.testing.assert_allclose(scaled, expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(rollout.reward, reward)
     assert episodes == true_episodes and len(episodes) >= 4
+
+
+class Recorded(gym.Wrapper):
+    """Keeps what each of its instances was told."""
+
+    instances: ClassVar = []
+
+    def __init__(self):
+        super().__init__(gym.make("ShortHopper-v4"))
+        self.told = []
+        self.instances.append(self.told)
+
+    def reset(self, **options):
+        self.told.append(("reset", options))
+        return self.env.reset(**options)
+
+    def step(self, action):
+        self.told.append(("step", dict(action=np.array(action))))
+        return self.env.step(action)
+
+
+gym.register("RecordedHopper-v4", Recorded)
+
+
+@pytest.mark.parametrize("flag", ["--gymnasium-statistics", "--no-gymnasium-statistics"])
+def test_with_gymnasium_statistics_they_are_those_that_its_wrappers_keep(baseline, flag, tmp_path, monkeypatch):
+    """As on CleanRL's environments, over terminations and time limits, and over the ends of iterations; else they differ."""
+    monkeypatch.chdir(tmp_path)
+    Recorded.instances.clear()
+    argv = "--env-id RecordedHopper-v4 --total-timesteps 640 --num-steps 4 --num-minibatches 2 --update-epochs 1 --no-compile"
+    baseline.main(baseline.parse_args([*argv.split(), "--eval-every", "0", "--run-name", "x", flag]))
+    (told,) = (told for told in Recorded.instances if sum(name == "step" for name, _ in told) == 640)
+    env = gym.wrappers.NormalizeReward(gym.wrappers.NormalizeObservation(gym.make("ShortHopper-v4")), gamma=0.99)
+    ends = []
+    for name, options in told:
+        happened = getattr(env, name)(**options)
+        ends += [happened[2:4]] if name == "step" else []
+    assert np.sum(ends, axis=0).min() >= 3 and any(terminated for terminated, _ in ends[4::4]), "each must happen"
+    saved = torch.load("runs/x/checkpoint.pt", weights_only=True)
+    for ours, theirs in (("obs_stats", env.env.obs_rms), ("return_stats", env.return_rms)):
+        ours = saved[ours]
+        same = [
+            np.allclose(x, y, rtol=1e-4, atol=1e-5)
+            for x, y in ((ours["mean"], theirs.mean), (ours["m2"] / ours["count"], theirs.var))
+        ]
+        assert same == [flag == "--gymnasium-statistics"] * 2
 
 
 def test_discrete_observations_are_one_hot(discrete):

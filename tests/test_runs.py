@@ -18,7 +18,6 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -490,24 +489,6 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(finished, tmp_path)
     out, _ = finish(start("ppo_baseline", "--resume", folder, "--seed", 1, "--gamma", 0.99, cwd=tmp_path))
     assert "finished" in out and len(out.splitlines()) == 1
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
-@pytest.mark.parametrize(("env_id", "scale"), [("Timed-v0", False), ("Timed-v0", True), ("Steps-v0", True)])
-def test_the_return_that_scales_rewards_crosses_time_limits_on_demand_only(env_id, scale, run, tmp_path):
-    """Then as in gymnasium's wrapper. Episodes of 10 steps that pay 1, which a time limit or a termination ends."""
-    flags = ["--norm-reward", "--env-id", f"odd_environments:{env_id}", *["--scale-across-limits"] * scale]
-    done = run("ppo_baseline", *SMALL, *flags, "--run-name", "a", PYTHONPATH=str(ROOT / "tests"))
-    assert done.returncode == 0, done.stderr
-    stats = torch.load(tmp_path / "runs/a/checkpoint.pt", weights_only=True)["return_stats"]
-    truth = gym.wrappers.NormalizeReward(gym.make("odd_environments:Timed-v0"), gamma=0.99)
-    for _ in range(ITERATIONS * BATCH // 10):
-        truth.reset()
-        for _ in range(10):
-            truth.step(0)
-        if not (scale and env_id == "Timed-v0"):
-            truth.discounted_reward = np.zeros(1)
-    expected = truth.return_rms
-    assert [float(stats["mean"]), float(stats["m2"] / stats["count"])] == pytest.approx([expected.mean, expected.var])
 
 
 @pytest.mark.parametrize("flags", [["--gamma", "0.5"], ["--seed", "2"], ["--no-anneal-lr"], ["--env-id", "Ant-v4"]])
