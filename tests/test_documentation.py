@@ -393,6 +393,15 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
     for task, variant, m in itertools.product((HOPPER, WALKER), tables.BONUS, both):
         assert interval(task, variant, m)[0] <= interval(task, "ppo-cleanrl", m)[1]  # none is ahead of CleanRL's
     assert not any(differs(WALKER, x, "ppo-cleanrl") for x in tables.BONUS)
+    assert not any(differs(WALKER, "ppo-cleanrl-exact", "ppo-cleanrl", m) for m in both)
+    assert len(statistics.scores(evaluations[WALKER], "ppo-cleanrl-exact", "evaluation")) == 10
+    for task, position in {CHEETAH: 0, HOPPER: 0, WALKER: -1}.items():
+        low, high = interval(task, "ppo-cleanrl", "training_return")
+        published = float(tables.PUBLISHED[task].split(" ± ")[0].replace(",", ""))
+        assert int(published > high) - int(published < low) == position
+    assert published < interval(WALKER, "ppo-cleanrl-exact", "training_return")[0]
+    low, high = interval(WALKER, "prefpoe", "training_return")
+    assert low < published < high
     for variant, own in {
         "prefpoe": True,
         BONUS: True,
@@ -507,7 +516,9 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
     )
     assert all(differs(LANDER, MATCHED, "ppo", m) for m in both)
     matched, *bases = (statistics.scores(evaluations[LANDER], x, "evaluation") for x in (MATCHED, "ppo-cleanrl", "ppo"))
-    lead = "Of the {:.0f} by which matched PPO leads CleanRL's there, the shared backbone brings {:.0f}."
+    lead = (
+        "Of the {:.0f} points of return by which matched PPO leads CleanRL's there, the shared backbone brings {:.0f}."
+    )
     assert lead.format(*(statistics.effect(matched, x) for x in bases)) in read("README.md")
     assert all(
         statistics.iqm(statistics.scores(rows, "prefpoe", "evaluation"))
@@ -536,7 +547,8 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
     for telling in (differs, apart):
         noises = [telling(CHEETAH, f"prefpoe-noise-{std}", "prefpoe") for std in ("0.5", "1", "2", "4")]
         assert noises == [False, True, False, False]
-    assert not any(differs(task, "prefpoe-beta1-0", "prefpoe") for task in (CHEETAH, LANDER))
+    assert not any(differs(task, "prefpoe-beta1-0", "prefpoe") for task in (CHEETAH, LANDER, WALKER))
+    assert not differs(WALKER, "prefpoe-beta1-0", "prefpoe", "training_return")
     more = "prefpoe-beta1-2"
     assert not any(differs(task, more, "prefpoe", m) for task in (ANT, WALKER) for m in both)
     assert not differs(CHEETAH, more, "prefpoe") and apart(CHEETAH, more, "prefpoe", "training_return")
