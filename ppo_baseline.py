@@ -84,7 +84,7 @@ class PPO:
 @dataclass(frozen=True)
 class Baseline:
     bootstrap_truncated: bool = True  # bootstrap where a time limit ends an episode; CleanRL does not
-    gymnasium_statistics: bool = False  # of observations and rewards, as gymnasium's wrappers keep them; CleanRL's
+    gymnasium_statistics: bool = False  # keep statistics as gymnasium's wrappers do, and CleanRL for each environment
     shared_backbone: bool = False  # let policy and value share one backbone, as in PrefPoE
     squash_mean: bool = False  # pass the mean of continuous actions through tanh, as in PrefPoE
     logstd_init: float = 0.0  # log std of continuous actions at the start; PrefPoE's experts: -1, their product: -1.35

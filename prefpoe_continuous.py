@@ -252,8 +252,8 @@ def preference_loss(pref, action: torch.Tensor, A_norm: torch.Tensor, beta1: flo
 def total_loss(agent_output: tuple, batch: Batch, args: Args) -> Losses:
     """L_total = L_PPO(pi_f) + w_pref L_pref + w_cons L_cons, with L_cons = E[KL(pi_f || pi_p)].
 
-    The gradient of L_cons reaches both experts. Where the surrogate holds pi_f still, the product's experts, which the
-    advantages tell nothing, settle at s_f^2 = (1 - alpha w_pref / w_cons) s_p^2, if that is below s_p^2 / lambda, and
+    The gradient of L_cons reaches both experts. Where the surrogate holds pi_f still, Gaussian experts of the product
+    that the advantages tell nothing settle at s_f^2 = (1 - alpha w_pref / w_cons) s_p^2, if below s_p^2 / lambda, and
     there the two terms are worth an entropy bonus of weight alpha w_pref; if alpha w_pref >= w_cons, s_p only grows.
     """
     main, pref, value = agent_output

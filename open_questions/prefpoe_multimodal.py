@@ -328,8 +328,8 @@ def preference_loss(pref, action: torch.Tensor, A_norm: torch.Tensor, beta1: flo
 def total_loss(agent_output: tuple, batch: Batch, args: Args) -> Losses:
     """L_total = L_PPO(pi_f) + w_pref L_pref + w_cons L_cons, with L_cons = E[KL(pi_f || pi_p)].
 
-    The gradient of L_cons reaches both experts. Where the surrogate holds pi_f still, Gaussian experts that the
-    advantages tell nothing settle at s_f^2 = (1 - alpha w_pref / w_cons) s_p^2, if that is below s_p^2 / lambda, and
+    The gradient of L_cons reaches both experts. Where the surrogate holds pi_f still, Gaussian experts of the product
+    that the advantages tell nothing settle at s_f^2 = (1 - alpha w_pref / w_cons) s_p^2, if below s_p^2 / lambda, and
     there the two terms are worth an entropy bonus of weight alpha w_pref; if alpha w_pref >= w_cons, s_p only grows.
     """
     main, pref, value = agent_output
@@ -357,7 +357,7 @@ def gae(rewards, values, next_values, terminated, done, gamma: float, gae_lambda
 def scheduled(args: Args, iteration: int, trust: float) -> Args:
     """The arguments of one iteration: those named in SCHEDULED change over training.
 
-    `trust`, the running mean of the critic's explained variance, is what a guided lambda follows.
+    `trust`, the running mean of the critic's explained variance within [0, 1], from 0, is what a guided lambda follows.
     """
     remaining = 1 - (iteration - 1) / args.num_iterations  # 1 at first, 0 after the last one
     lr, pref = (remaining if anneal else 1.0 for anneal in (args.anneal_lr, args.anneal_pref))
