@@ -728,7 +728,7 @@ def make_learner(args: Args) -> tuple[Learner, dict]:
     agent.to("cuda" if args.cuda else "cpu")
     params = parameters_to_vector(agent.parameters()).detach()
     vector_to_parameters(params, agent.parameters())  # from here on, the agent's weights are views of params
-    numpy_policy(shaken(agent), args)  # a changed network must act as it learns, and at first nearly all do
+    numpy_policy(shaken(agent), args)  # a network changed in one place only is found before a run
     adam = Adam(torch.zeros_like(params), torch.zeros_like(params), params.new_ones(2, dtype=torch.float64))
     stats = RunningMeanStd((obs_dim,), args.norm_obs), RunningMeanStd((), args.norm_reward)
     learner = Learner(agent, params, adam, *stats, np.random.default_rng(args.seed))
