@@ -60,6 +60,8 @@ DIFFERENCES = {  # a table's name: the pairs of variants whose difference is a c
         ("prefpoe", "ppo-matched-logstd--1.35"),
         *(("ppo-matched-logstd--1.35", base) for base in (MATCHED, "ppo-squash-shared")),
         *((variant, "ppo-cleanrl") for variant in ("ppo-matched-logstd--1.35", "ppo-squash-shared")),
+        ("ppo-squash-shared", "ppo"),
+        ("ppo", "ppo-cleanrl"),
     ),
     "length-differences": (
         (MATCHED, "ppo-cleanrl"),
@@ -556,7 +558,7 @@ def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
     tasks = {name: tasks_with(evaluations, {*variants}.difference(REPRODUCE)) for name, variants in groups.items()}
     groups, tasks = groups | {"headline": COMPARED, "sac": SAC}, tasks | {"sac": sac_tasks(evaluations)}
     tasks["headline"] = tasks_with(evaluations, COMPARED)
-    groups, tasks["scale"] = groups | {"scale": ("ppo-cleanrl", *SCALE)}, scale_tasks(evaluations)
+    groups, tasks["scale"] = groups | {"scale": ("ppo-cleanrl", "ppo", *SCALE)}, scale_tasks(evaluations)
     groups, tasks["length"] = groups | {"length": COMPARED}, long_tasks(evaluations)
     bases = dict.fromkeys(("schedules", "fusion", "advantages", "modes"), "prefpoe") | {"sac": SAC[0]}
     tables = {name: returns_table(evaluations, x, tasks[name], bases.get(name, "")) for name, x in groups.items()}

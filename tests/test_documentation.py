@@ -417,7 +417,11 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
     assert apart(ANT, "prefpoe-modes-4", "prefpoe", "training_return")
     for task in (*tables.PAPER, HOPPER, WALKER):
         assert {*evaluations[task].groupby("variant").size().reindex(tables.COMPARED)} == {10}
-    assert all(len(statistics.scores(evaluations[WALKER], x, "evaluation")) == 10 for x in tables.SCALE)
+    assert all(len(statistics.scores(evaluations[WALKER], x, "evaluation")) == 10 for x in ("ppo", *tables.SCALE))
+    for m in both:
+        assert differs(WALKER, "ppo-squash-shared", "ppo", m) and apart(WALKER, "ppo-squash-shared", "ppo", m)
+        assert not any(differs(task, "ppo", "ppo-cleanrl", m) for task in (HOPPER, WALKER))
+        assert not differs(HOPPER, "ppo", "ppo-squash-shared", m)
     assert {*evaluations[LONG].groupby("variant").size()} == {5}
     for variant in ("prefpoe", MATCHED):
         low, high = interval(LONG, variant, "evaluation")
@@ -430,6 +434,8 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
         assert earned[0] / earned[1] == pytest.approx(3.4, abs=0.05)
     assert all(apart(LONG, x, "ppo-cleanrl", m) for x in ("prefpoe", MATCHED) for m in both)
     assert apart(LONG, "prefpoe-anneal", MATCHED)
+    assert [differs(LONG, BONUS, MATCHED, m) for m in both] == [False, True]
+    assert not apart(LONG, BONUS, MATCHED, "training_return")
     assert not any(differs(LONG, *pair, m) for pair in (("prefpoe-anneal", falling), (falling, MATCHED)) for m in both)
     four = CHEETAH, ANT, HOPPER, WALKER
     assert probability("prefpoe", BONUS, "evaluation", four)[1] < 0.5
@@ -583,7 +589,7 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
             assert apart(task, *pair, "training_return") == expected and not apart(task, *pair)
         assert not any(differs(WALKER, *pair, m) for m in both)
     earned = evaluations["FrozenLake-v1"]
-    assert [len(scores) for _, scores in earned.groupby("variant")] == [3] * 5
+    assert [len(scores) for _, scores in earned.groupby("variant")] == [5] * 6
     shares = [statistics.iqm(x["training_return"]) for _, x in earned.groupby("variant")]
     assert {round(float(share), 2) for share in shares} == {0.72, 0.73}
     means = {x: statistics.scores(evaluations[CHEETAH], x, "evaluation") for x in tables.ATTRIBUTION.values()}
