@@ -259,11 +259,8 @@ def test_the_sweeps_and_the_tables_name_the_same_variants():
             found = tables.sweeps({*variants})
             assert "other" not in found
             if sweep in found:
-                others = {
-                    "ppo",
-                    "ppo-matched",
-                    *found.get("entropy-bonus", []),
-                }  # have a column and a table of their own
+                # These have a column or a table of their own.
+                others = {"ppo", "ppo-matched", *found.get("entropy-bonus", [])}
                 assert {*variants} - {*found[sweep]} <= others
             names |= {*variants}
     assert {"reproduce", "attribution", "fusion", "sensitivity"} <= {script.stem for script in scripts}
