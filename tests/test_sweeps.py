@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import time
+from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
@@ -202,7 +203,9 @@ def start(copy: Path, **options_and_pipes) -> subprocess.Popen:
     """benchmark/reproduce.sh, begun."""
     pipes = {name: value for name, value in options_and_pipes.items() if name.islower()}
     changes = {name: value for name, value in options_and_pipes.items() if name.isupper()}
-    return subprocess.Popen([copy / "benchmark/reproduce.sh", *FLAGS], env=options(**changes), cwd=copy, **pipes)
+    argv = [copy / "benchmark/reproduce.sh", *FLAGS]
+    hear = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # bash cannot trap what nohup, around pytest, ignores
+    return subprocess.Popen(argv, env=options(**changes), cwd=copy, preexec_fn=hear, **pipes)
 
 
 def test_two_sweeps_at_once_train_a_run_once(copy):
