@@ -4,8 +4,8 @@
 # PPO from 0; prefpoe-logstd-0.35 has a product that starts there, of two experts that start at 0.35; ppo is
 # ppo-squash-shared with the two networks of CleanRL's PPO.
 #
-# 5 variants x (HalfCheetah-v4 + Hopper-v4 + Walker2d-v4) x 10 seeds = 150 runs of 1M steps, of which 55 are also in
-# reproduce.sh, breadth.sh, attribution.sh and sensitivity.sh; 3 hours more on two cores.
+# 5 variants x (HalfCheetah-v4 + Hopper-v4 + Walker2d-v4) x 10 seeds = 150 runs of 1M steps, of which 48 are also in
+# reproduce.sh, breadth.sh, attribution.sh and sensitivity.sh; 2½ hours more on two cores.
 #   benchmark/scale.sh && python benchmark/report.py runs/*      # options: benchmark/common.sh
 # shellcheck source=benchmark/common.sh
 source "$(dirname "$0")/common.sh"
