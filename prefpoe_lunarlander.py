@@ -28,6 +28,7 @@ import signal
 import sys
 import time
 import warnings
+import zlib
 from collections import namedtuple
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -84,10 +85,10 @@ class Preference:
     fusion: Literal["poe", "linear", "none"] = "poe"  # pi_f: the experts' product, their average, or pi_theta alone
     lambda_pref: float = 1.0  # lambda, the weight of the preference in the fusion
     lambda_schedule: Literal["constant", "falling", "rising", "guided"] = "constant"  # guided: by explained variance
-    beta1: float = 0.2  # beta_1, the weight of the advantages in L_pref; tried here: 0 to 4; 4 breaks
-    alpha: float = 0.2  # alpha, the weight of the preference's entropy in L_pref; tried here: 0.1 to 0.4
-    w_pref: float = 0.05  # weight of L_pref in the total loss; tried here: 0.005 to 0.2; 0.2 is too much
-    w_cons: float = 0.1  # weight of L_cons, the KL from the fused policy to the preference; tried here: 0.02 to 0.2
+    beta1: float = 0.2  # beta_1, the weight of the advantages in L_pref; tried here: 0 and 0.2
+    alpha: float = 0.2  # alpha, the weight of the preference's entropy in L_pref
+    w_pref: float = 0.05  # weight of L_pref in the total loss
+    w_cons: float = 0.1  # weight of L_cons, the KL from the fused policy to the preference
     anneal_pref: bool = False  # let alpha and w_cons fall linearly to 0
     advantage_noise: float = 0.0  # std of the Gaussian noise added to A_norm, the advantages that the preference sees
 
@@ -218,7 +219,7 @@ def preference_loss(pref, action: torch.Tensor, A_norm: torch.Tensor, beta1: flo
     Theorem 1: where the actions are always drawn anew from pi_p itself, the fixed point is the Boltzmann
     distribution, proportional to exp(beta_1 A / alpha). Here pi_f draws them, so that holds only approximately.
     On one batch log pi_p of an action with A_norm < 0 falls as far as the network lets it. L_cons ties pi_p to
-    pi_f, and only the clipped surrogate holds pi_f, by a limited force: beta_1 w_pref = 0.2 is too much for it.
+    pi_f, and only the clipped surrogate holds pi_f, by a limited force: on MuJoCo beta_1 w_pref = 0.2 is too much.
     """
     return -beta1 * (A_norm * pref.log_prob(action)).mean() - alpha * pref.entropy().mean()
 
@@ -434,8 +435,9 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
     def act(obs: np.ndarray, noise: np.ndarray | float) -> np.ndarray:
         return np.argmax(fuse(*experts(obs), args).logits + noise, axis=-1)
 
-    probe = torch.linspace(-10, 10, 8 * len(W1), dtype=torch.float64, device=agent.critic.weight.device).view(8, -1)
-    exact = {name: x.double() for name, x in agent.named_parameters()}  # or rounding could tell them apart
+    grid = torch.linspace(-4.6, 4.6, 8 * len(W1), dtype=torch.float64, device=agent.critic.weight.device)
+    probe, tensors = grid.view(8, -1) ** 3, [*agent.named_parameters(), *agent.named_buffers()]  # observations to +-97
+    exact = {name: x.double() for name, x in tensors if x.is_floating_point()}  # or rounding could tell them apart
     ours = np.vstack([np.hstack(fuse(*experts(obs[None]), args)) for obs in probe.cpu().numpy()])
     truth = torch.hstack(fuse(*functional_call(agent, exact, (probe,))[:-1], args)).cpu()
     assert np.allclose(ours, truth, 1e-3, 1e-4, equal_nan=True), "acting differs from Agent.forward and fuse in torch"
@@ -676,7 +678,9 @@ def evaluate_only(learner: Learner, progress: dict, args: Args) -> int:
     if args.norm_obs and learner.obs_stats.count < 1:
         say("this checkpoint has no observation statistics: they are gathered on the fly")
     path, now = Path(args.evaluate), scheduled(args, max(1, progress["iteration"]), progress["trust"])
-    final_evaluation(learner, path if path.is_dir() else path.parent, now)
+    folder = path if path.is_dir() else path.parent
+    warn_of_changes(folder, {"versions": versions()})
+    final_evaluation(learner, folder, now)
     return 0
 
 
@@ -809,10 +813,8 @@ class Log:
             self.metrics.unlink(missing_ok=True)
             save_checkpoint(self.folder, learner, progress, args)
             write_atomic(self.folder / "config.json", json.dumps(config, indent=2).encode())
-        elif changed := {
-            name: x for name, x in config.items() if read_json(self.folder / "config.json").get(name, x) != x
-        }:
-            warn(f"{self.folder} goes on with {changed}, where its config.json says otherwise")
+        else:
+            warn_of_changes(self.folder, config)
         size = f"{args.num_iterations} iterations of {args.batch_size} steps"
         say(f"{args.env_id}, seed {args.seed}: {size}, on the {'GPU' if args.cuda else 'CPU'}, into {self.folder}")
         self.wandb = start_wandb(self.folder, config, args) if args.track else None
@@ -849,6 +851,8 @@ class Log:
         self.progress |= dict(iteration=iteration, global_step=step)
         stopping = [*self.signals]  # one that comes while this saves ends the next iteration
         if stopping or iteration % args.checkpoint_every == 0 or iteration == args.num_iterations:
+            with writing(self.folder), open(self.metrics, "rb+") as file:
+                os.fsync(file.fileno())  # or a crash of the machine could leave a checkpoint without its rows
             save_checkpoint(self.folder, self.learner, self.progress, args)
         if stopping:
             say(f"stopped at step {step}; go on with --resume {self.folder}")
@@ -944,8 +948,17 @@ def read_json(path: Path) -> dict:
     return {}
 
 
+def warn_of_changes(folder: Path, config: dict) -> None:
+    """One line where a run's config.json has other arguments than `config`, another script or other libraries."""
+    before, now = (x | (x.get("versions") or {}) for x in (read_json(folder / "config.json"), config))
+    changed = {name: x for name, x in now.items() if before.get(name, x) != x and name != "versions"}
+    if changed:
+        warn(f"{folder} was made with other values than {changed}: see its config.json")
+
+
 def versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0]}
+    source = Path(__file__).read_bytes()  # a copy with another fusion has the same weights and arguments
+    found = {"script": f"{Path(__file__).name} {zlib.crc32(source):08x}", "python": sys.version.split()[0]}
     for name in ("torch", "gymnasium", "mujoco", "box2d", "numpy"):
         with suppress(ModuleNotFoundError):
             found[name] = version(name)

@@ -25,7 +25,7 @@ WANDB_RUN_GROUP=${WANDB_RUN_GROUP:-$(basename "$0" .sh)}
 export WANDB_RUN_GROUP
 [[ $WORKERS =~ ^[1-9][0-9]*$ ]] || fail "WORKERS=$WORKERS: give the number of runs at a time"
 [[ $STEPS =~ ^[1-9][0-9]*$ ]] || fail "STEPS=$STEPS: give the number of environment steps a run"
-[[ ${SEEDS:-} =~ ^[0-9[:space:]]*$ ]] || fail "SEEDS=$SEEDS: give numbers, as in SEEDS=\"1 2 3\""
+[[ " ${SEEDS:-}" =~ ^([[:space:]]+(0|[1-9][0-9]*))*[[:space:]]*$ ]] || fail "SEEDS=$SEEDS: give numbers, as in SEEDS=\"1 2 3\""
 [[ ${PREFIX:-} =~ ^[A-Za-z0-9._-]*$ ]] || fail "PREFIX=$PREFIX: give letters, digits, . _ and - only"
 # shellcheck source=benchmark/cells.sh
 source benchmark/cells.sh

@@ -8,6 +8,8 @@ is near. A goal is reached if one of them ends there; the entropy (nats) is that
 episodes that end at one, from 0 for a single goal to log 4 = 1.39. Modes in use, exp of the entropy of the weights, are
 those of the acting policy in the middle, and of preference and acting policy averaged over the states visited in the
 last tenth of training, as what follows them. The picture has the paths of the first 20 episodes, a colour a run.
+
+A run taken in again replaces its row, all others stay. The picture is drawn anew where all of them are given.
 """
 
 import importlib
@@ -146,19 +148,27 @@ def summary(rows: pd.DataFrame) -> str:
 
 def main(args: Args) -> None:
     path, rows, paths = args.results / "multimodal.csv", [], {}
+    known = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["variant", "seed", "steps"])
     for folder in sorted(args.folders):
-        if (folder / "evaluation.json").exists() and (name := parse_name(folder, read_config(folder))):
+        config = read_config(folder) if (folder / "evaluation.json").exists() else {}
+        if config and (name := parse_name(folder, config)):
             task, variant, seed = name
             if task.startswith("MultiGoal-v0"):
                 row, episodes = measure(folder, variant, seed)
-                rows.append(row)
+                rows.append(row | {"steps": config["total_timesteps"]})
                 paths.setdefault(variant, {})[int(seed)] = episodes
     if args.folders and not rows:
         fail("no finished run MultiGoal-v0__<variant>__<seed> is among the folders; give run folders, such as runs/*")
     if rows:
-        frame = pd.DataFrame(rows).sort_values(["variant", "seed"])
+        new = pd.DataFrame(rows)
+        if len(lengths := {*new["steps"], *known["steps"]}) > 1:
+            fail(f"runs of {sorted(lengths)} steps do not mix in {path}: give another --results")
+        frame = pd.concat([new, known]).drop_duplicates(["variant", "seed"]).sort_values(["variant", "seed"])
         frame.to_csv(path, index=False, float_format="%.5g", lineterminator="\n")
-        draw(paths).savefig(args.results / "multimodal.png", metadata={"Software": None})
+        if len(frame) == len(new):
+            draw(paths).savefig(args.results / "multimodal.png", metadata={"Software": None})
+        else:
+            print("multimodal.png is left as it is: to draw it, give all runs at once", file=sys.stderr)
     if not path.exists():
         fail(f"{path} is not there yet: give run folders, such as runs/*")
     print(summary(pd.read_csv(path)))

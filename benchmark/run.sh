@@ -24,7 +24,8 @@ if ((rows > 1)) || [[ -f $folder/evaluation.json ]]; then # it has trained
     exit 1
   fi
   if [[ -f $folder/evaluation.json ]]; then exit 0; fi
-  command=("$1" --resume "$folder")
+  if [[ " $* " == *" --track "* ]]; then track=--track; else track=--no-track; fi
+  command=("$1" --resume "$folder" "$track")
 else
   echo "$args" >"$folder.args"
   command=("$@" --run-name "$name")

@@ -46,6 +46,7 @@ SCALE = {  # log sigma of the acting policy at the start
     "prefpoe-logstd-0.35": 0.0,
     "prefpoe": -1.35,
 }
+NETWORK = ("ppo", "ppo-squash", "ppo-shared", "ppo-squash-shared")  # from log sigma = 0, bootstrapped
 DIFFERENCES = {  # a table's name: the pairs of variants whose difference is a column of it
     "differences": (
         (MATCHED, "ppo-cleanrl"),
@@ -62,6 +63,10 @@ DIFFERENCES = {  # a table's name: the pairs of variants whose difference is a c
         *((variant, "ppo-cleanrl") for variant in ("ppo-matched-logstd--1.35", "ppo-squash-shared")),
         ("ppo-squash-shared", "ppo"),
         ("ppo", "ppo-cleanrl"),
+    ),
+    "network-differences": (
+        *((variant, "ppo") for variant in NETWORK[1:]),
+        *(("ppo-squash-shared", base) for base in NETWORK[1:3]),
     ),
     "length-differences": (
         (MATCHED, "ppo-cleanrl"),
@@ -109,7 +114,7 @@ REST += ("prefpoe-lambda-pref-2", "prefpoe-lambda-pref-4")
 Frames = dict[str, pd.DataFrame]  # by task
 # Tables of README.md and of the paper beside the results, whose runs may lack yet.
 OVER_TASKS = ("headline", "improvement", "readme", "changes", "comparisons", "profile", "entropy-bonus", "rest")
-OVER_TASKS += ("cleanrl", "scale", "fusion", "advantages", "beta1", "schedules", "modes", "sac", "sac-rest")
+OVER_TASKS += ("cleanrl", "scale", "network", "fusion", "advantages", "beta1", "schedules", "modes", "sac", "sac-rest")
 OVER_TASKS += ("length", *DIFFERENCES)
 
 # column -> name: of the mean action after training; of the acting policy in training's last tenth
@@ -557,13 +562,14 @@ def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
     groups = {"schedules": SCHEDULES, "fusion": FUSION, "advantages": NOISES, "modes": MODES}
     tasks = {name: tasks_with(evaluations, {*variants}.difference(REPRODUCE)) for name, variants in groups.items()}
     groups, tasks = groups | {"headline": COMPARED, "sac": SAC}, tasks | {"sac": sac_tasks(evaluations)}
-    tasks["headline"] = tasks_with(evaluations, COMPARED)
+    tasks["headline"] = tasks["differences"] = tasks_with(evaluations, COMPARED)
     groups, tasks["scale"] = groups | {"scale": ("ppo-cleanrl", "ppo", *SCALE)}, scale_tasks(evaluations)
+    groups, tasks["network"] = groups | {"network": NETWORK}, tasks_with(evaluations, NETWORK[1:2])
     groups, tasks["length"] = groups | {"length": COMPARED}, long_tasks(evaluations)
     bases = dict.fromkeys(("schedules", "fusion", "advantages", "modes"), "prefpoe") | {"sac": SAC[0]}
     tables = {name: returns_table(evaluations, x, tasks[name], bases.get(name, "")) for name, x in groups.items()}
-    of_differences = zip(DIFFERENCES.items(), (tasks["headline"], tasks["scale"], tasks["length"]), strict=True)
-    tables |= {name: differences_table(evaluations, pairs, shown) for (name, pairs), shown in of_differences}
+    for name, pairs in DIFFERENCES.items():
+        tables[name] = differences_table(evaluations, pairs, tasks[name.removesuffix("-differences")])
     tables |= {"improvement": improvement_table(evaluations), "cleanrl": cleanrl_table(evaluations)}
     tables |= {"comparisons": comparisons_table(evaluations), "profile": profile_table(evaluations)}
     tables |= {"entropy-bonus": widths_table(curves), "beta1": guidance_table(evaluations, curves)}

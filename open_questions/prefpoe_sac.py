@@ -31,6 +31,7 @@ import sys
 import time
 import warnings
 import zipfile
+import zlib
 from collections import namedtuple
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -642,7 +643,9 @@ def final_evaluation(learner: Learner, folder: Path, args: Args) -> list[float]:
 def evaluate_only(learner: Learner, args: Args) -> int:
     """Evaluate a run or a checkpoint; returns the exit code."""
     path = Path(args.evaluate)
-    final_evaluation(learner, path if path.is_dir() else path.parent, args)
+    folder = path if path.is_dir() else path.parent
+    warn_of_changes(folder, {"versions": versions()})
+    final_evaluation(learner, folder, args)
     return 0
 
 
@@ -787,10 +790,8 @@ class Log:
             self.metrics.unlink(missing_ok=True)
             save_checkpoint(self.folder, learner, progress, args)
             write_atomic(self.folder / "config.json", json.dumps(config, indent=2).encode())
-        elif changed := {
-            name: x for name, x in config.items() if read_json(self.folder / "config.json").get(name, x) != x
-        }:
-            warn(f"{self.folder} goes on with {changed}, where its config.json says otherwise")
+        else:
+            warn_of_changes(self.folder, config)
         size = f"{args.num_iterations} iterations of {args.batch_size} steps"
         say(f"{args.env_id}, seed {args.seed}: {size}, on the {'GPU' if args.cuda else 'CPU'}, into {self.folder}")
         self.wandb = start_wandb(self.folder, config, args) if args.track else None
@@ -829,6 +830,8 @@ class Log:
         self.progress |= dict(iteration=iteration, global_step=step)
         stopping = [*self.signals]  # one that comes while this saves ends the next iteration
         if stopping or iteration % args.checkpoint_every == 0 or iteration == args.num_iterations:
+            with writing(self.folder), open(self.metrics, "rb+") as file:
+                os.fsync(file.fileno())  # or a crash of the machine could leave a checkpoint without its rows
             save_checkpoint(self.folder, self.learner, self.progress, args)
         if stopping:
             say(f"stopped at step {step}; go on with --resume {self.folder}")
@@ -925,8 +928,17 @@ def read_json(path: Path) -> dict:
     return {}
 
 
+def warn_of_changes(folder: Path, config: dict) -> None:
+    """One line where a run's config.json has other arguments than `config`, another script or other libraries."""
+    before, now = (x | (x.get("versions") or {}) for x in (read_json(folder / "config.json"), config))
+    changed = {name: x for name, x in now.items() if before.get(name, x) != x and name != "versions"}
+    if changed:
+        warn(f"{folder} was made with other values than {changed}: see its config.json")
+
+
 def versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0]}
+    source = Path(__file__).read_bytes()  # a copy with another fusion has the same weights and arguments
+    found = {"script": f"{Path(__file__).name} {zlib.crc32(source):08x}", "python": sys.version.split()[0]}
     for name in ("torch", "gymnasium", "mujoco", "box2d", "numpy"):
         with suppress(ModuleNotFoundError):
             found[name] = version(name)

@@ -284,7 +284,7 @@ def edit(folder: Path, **changes: object) -> None:
     [
         ({}, ()),
         (dict(gamma="0.5", num_steps=None), ("gamma", "num_steps")),
-        (dict(versions={"torch": "1.0"}), ("versions", torch.__version__)),
+        (dict(versions={"torch": "1.0"}), (f"{{'torch': '{torch.__version__}'}}",)),
         ("[1, 2]", ()),
         ("{", ()),
         (None, ()),
@@ -304,6 +304,19 @@ def test_a_run_goes_on_by_its_checkpoint_whatever_config_json_says(
     assert is_one_line(said, "warning: ", "config.json", *warned) if warned else said == ""
     evaluation = (trained[script.__name__] / "evaluation.json").read_text()
     assert (folder / "evaluation.json").read_text() == evaluation
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
+def test_a_copy_with_another_fusion_says_that_a_run_is_not_its_own(flag, unfinished, tmp_path):
+    """Arguments and weights are the same, so that nothing else tells."""
+    script, folder = importlib.import_module("prefpoe_continuous"), unfinished("prefpoe_continuous")
+    source, rule = Path(script.__file__).read_text(), '    if args.fusion == "none":'
+    assert source.count(rule) == 1
+    (tmp_path / "mine.py").write_text(source.replace(rule, "    return pref\n" + rule))
+    for name, warned in ((script.__file__, False), (tmp_path / "mine.py", True)):
+        words = [sys.executable, name, flag, shutil.copytree(folder, tmp_path / f"run-{warned}")]
+        process = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120, check=True)
+        assert is_one_line(process.stderr, "warning: ", "{'script': 'mine.py ") if warned else not process.stderr
 
 
 def test_resume_refuses_an_argument_that_contradicts_the_run(script, unfinished, rejected):

@@ -529,6 +529,7 @@ NETWORKS = [  # what is replaced in Agent.forward, or in what it calls
     (CONTINUOUS, BOX, {}, "self.actor_logstd.exp()", "(self.actor_logstd.exp() + 0.01)"),
     (CONTINUOUS, BOX, {}, "self.preference_logstd.exp()", "(self.preference_logstd.exp() + 0.01)"),
     (LUNARLANDER, DISCRETE, {}, "second, nn.Tanh()", "second, nn.ReLU()"),
+    (LUNARLANDER, DISCRETE, {}, "self.backbone(obs)", "self.backbone(obs.clip(-10, 10))"),
     (LUNARLANDER, DISCRETE, {}, "self.actor_logits(hidden)", "torch.tanh(self.actor_logits(hidden))"),
     (LUNARLANDER, DISCRETE, {}, "self.preference_logits(hidden)", "torch.tanh(self.preference_logits(hidden))"),
     (BASELINE, BOX, {}, "else self.actor_mean(hidden)", "else torch.tanh(self.actor_mean(hidden))"),
@@ -548,6 +549,22 @@ def test_numpy_policy_refuses_a_network_other_than_the_agents(script, space, cha
     env_id = "InvertedPendulum-v4" if space is BOX else "CartPole-v1"
     with pytest.raises(AssertionError, match="Agent.forward"):  # before a run, where means are near 0
         copied.make_learner(dataclasses.replace(args, env_id=env_id))
+
+
+@cases((CONTINUOUS, BOX, {}), (LUNARLANDER, DISCRETE, {}))
+def test_a_network_with_constants_that_is_changed_in_both_places_acts(script, space, changes, tmp_path, monkeypatch):
+    """Half of each observation, by a buffer in torch."""
+    for old, new in (
+        (
+            "obs_dim)\n        self.critic",
+            'obs_dim)\n        self.register_buffer("scale", torch.eye(obs_dim) / 2)\n        self.critic',
+        ),
+        ("self.backbone(obs)", "self.backbone(obs @ self.scale)"),
+        ("np.tanh(obs.dot(W1)", "np.tanh((obs / 2).dot(W1)"),
+    ):
+        script = changed(script, old, new, tmp_path, monkeypatch)
+    agent, args = make_agent(script, space, changes)
+    script.numpy_policy(agent.float(), args)
 
 
 @cases((CONTINUOUS, BOX, {}), (LUNARLANDER, DISCRETE, {}))

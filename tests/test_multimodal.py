@@ -562,6 +562,20 @@ def test_a_runs_episodes_are_those_of_its_policy_and_their_goals_are_where_the_p
     assert row["modes_start"] == pytest.approx(np.exp(scipy.stats.entropy(weights)), 1e-4)
     assert (tmp_path / "multimodal.png").read_bytes()[:4] == b"\x89PNG"
 
+    # Later runs are added, and none is lost; another length is refused.
+    (tmp_path / "multimodal.png").unlink()
+    rows = pd.concat([pd.read_csv(tmp_path / "multimodal.csv").assign(seed=seed) for seed in (3, 4)])
+    rows.assign(goals=9).to_csv(tmp_path / "multimodal.csv", index=False)
+    goals.main(args)
+    seen = pd.read_csv(tmp_path / "multimodal.csv").set_index("seed")["goals"]
+    assert [*seen.index] == [3, 4] and seen[3] == row["goals"] and seen[4] == 9
+    assert not (tmp_path / "multimodal.png").exists()
+    rows.assign(steps=60_000).to_csv(tmp_path / "multimodal.csv", index=False)
+    before = (tmp_path / "multimodal.csv").read_bytes()
+    with pytest.raises(SystemExit):
+        goals.main(args)
+    assert (tmp_path / "multimodal.csv").read_bytes() == before
+
 
 def test_the_entropy_over_goals_is_scipys():
     for counts in ([5, 0, 0, 0], [1, 2, 3, 4], [25, 25, 25, 25]):

@@ -314,6 +314,19 @@ def test_metrics_repeat_to_the_last_digit_and_evaluating_does_not_change_them(na
     assert without(read_metrics(tmp_path / "runs/without"), "eval_return") == without(rows, "eval_return")
 
 
+def test_a_checkpoints_rows_are_on_the_disk_before_it(script, tmp_path, monkeypatch):
+    """Or a crash of the machine could leave it without them; the order in which files are synchronised."""
+    monkeypatch.chdir(tmp_path)
+    order, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (order.append(Path(f"/proc/self/fd/{fd}").readlink().name), fsync(fd)))
+    few = (
+        "--num-steps 64 --num-minibatches 2 --total-timesteps 256 --checkpoint-every 2 --eval-every 0 --eval-episodes 1"
+    )
+    script.main(script.parse_args(["--no-compile", "--env-id", TASK[script.__name__], *few.split()]))
+    written = [name for name in order if name in ("metrics.csv", "checkpoint.pt.tmp")]
+    assert written == ["checkpoint.pt.tmp", *["metrics.csv", "checkpoint.pt.tmp"] * 2]
+
+
 def test_another_seed_gives_other_rows(finished, tmp_path):
     finish(train("prefpoe_continuous", "--seed", 2, cwd=tmp_path))
     rows, others = (

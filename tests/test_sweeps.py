@@ -130,7 +130,8 @@ def test_a_run_without_a_row_is_started_again_and_one_with_a_row_is_resumed(copy
     (folder / "metrics.csv").write_text("global_step,SPS\n")
     assert told().endswith(f"--total-timesteps 128 --run-name {RUN}")
     (folder / "metrics.csv").write_text("global_step,SPS\n64,1000\n")
-    assert told() == f"told ppo_baseline.py --resume runs/{RUN}"
+    assert told() == f"told ppo_baseline.py --resume runs/{RUN} --no-track"
+    assert told("--track") == f"told ppo_baseline.py --resume runs/{RUN} --track"
     refused = sweep(copy, "reproduce.sh", "--gamma", "0.9", **CELL, PYTHON=str(python))
     assert (refused.returncode, "made with other arguments" in refused.stdout) == (1, True)
 
@@ -170,6 +171,7 @@ def test_help_of_what_is_no_sweep(copy):
         (dict(VARIANTS="ppo prefpo*"), "VARIANTS: there is no prefpo*, only: "),
         (dict(SEEDS="a"), 'SEEDS=a: give numbers, as in SEEDS="1 2 3"'),
         (dict(SEEDS="1,2"), "SEEDS=1,2: give numbers"),
+        (dict(SEEDS="01 1"), "SEEDS=01 1: give numbers"),
         (dict(SEEDS=" "), "there are no runs with these TASKS, VARIANTS and SEEDS"),
         (dict(WORKERS="0"), "WORKERS=0: give the number of runs"),
         (dict(WORKERS="x"), "WORKERS=x: give the number of runs"),
