@@ -15,6 +15,7 @@ from statistics_of_runs import bootstrap, improvement, iqm, profile, scores
 from tables import (
     BONUS,
     COEFFICIENTS,
+    COMPARED,
     COMPARISONS,
     ENT_COEF,
     ENT_COEF_ANNEAL,
@@ -30,6 +31,7 @@ from tables import (
     acting,
     all_tasks,
     continuous,
+    long_tasks,
     normalised,
     pairs_of,
     repeated,
@@ -147,7 +149,8 @@ def draw_curves(task: str, curves: pd.DataFrame, lines: dict[str, list], ylabel:
         if log:
             plain_log_ticks(axis)
         axis.label_outer()
-    add_legend(figure, axes[0], ncols=3 if len(lines) == 1 else 5)
+    few = len(axes[0].get_legend_handles_labels()[0]) <= 5
+    add_legend(figure, axes[0], ncols=5 if few and len(lines) > 1 else 3)
     return figure
 
 
@@ -294,7 +297,7 @@ def draw_comparisons(evaluations: Frames) -> Figure:
     bases = [base for base in bases if any(base == key[1] for key in found)]
     tasks = [task for task in all_tasks(evaluations) if any(task in pairs for pairs in found.values())]
     title = "probability that a run beats one of the variant named, 95 % bootstrap interval"
-    figure, axes = panels(len(bases), title, 3.9, 1.9 + 0.6 * len(tasks), sharex=True, sharey=True)
+    figure, axes = panels(len(bases), title, 3.9, 1.9 + 0.6 * len(tasks), most=2, sharex=True, sharey=True)
     for axis, base in zip(axes, bases, strict=True):
         axis.axvline(0.5, color="black", lw=1)
         axis.axhline(len(tasks) - 0.5, color="#999999", lw=0.8)
@@ -373,7 +376,10 @@ def make_figures(evaluations: Frames, curves: Frames) -> dict[str, Callable[[], 
     for task in [task for task in curves if task in evaluations]:
         rows, variants = evaluations[task], {*evaluations[task]["variant"]}
         found, draw = sweeps(variants), partial(draw_curves, task, curves[task])
-        if shown := found.get("reproduce"):
+        compared = [
+            variant for variant in COMPARED if variant in variants
+        ]  # with the bonuses: no other picture has these
+        if shown := compared if task in long_tasks(curves) else found.get("reproduce"):
             lines = {
                 EVALUATIONS: of_variants(shown, "eval_return", 4, **LINES["evaluation"]),
                 "training return": of_variants(shown, "episodic_return", 12, **LINES["training_return"]),

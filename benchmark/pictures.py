@@ -85,7 +85,10 @@ def draw_learning() -> Figure:
     """Return of the evaluations over training on the paper's three tasks."""
     curves = read_results(ROOT / "benchmark" / "results", "curves")
     figure, axes = panels(
-        3, "return of 3 episodes of the mode: interquartile mean over seeds, 95 % bootstrap band", 3.5, 3.0
+        3,
+        "return of 3 episodes of the mean (or likeliest) action: interquartile mean over seeds, 95 % bootstrap band",
+        3.5,
+        3.0,
     )
     for axis, task in zip(axes, TASKS, strict=True):
         for i, (variant, name) in enumerate([*NAMES.items()][:3]):

@@ -32,9 +32,10 @@ FUSION = ("prefpoe", "prefpoe-linear", "prefpoe-none", MATCHED)
 ENT_COEF, ENT_COEF_ANNEAL = "ppo-matched-ent-coef-0.01", "ppo-matched-ent-coef-0.01-anneal"  # of weight alpha w_pref
 BONUS = (MATCHED, ENT_COEF, ENT_COEF_ANNEAL, "prefpoe", "prefpoe-anneal")
 COMPARED = ("ppo-cleanrl", *BONUS)  # over all tasks
+NARROW = "ppo-matched-logstd--1.35"  # matched PPO that starts as narrow as PrefPoE's product
 PAIRS = {  # PrefPoE with the default coefficients: each is compared with those, over all tasks
-    "prefpoe": (MATCHED, ENT_COEF),
-    "prefpoe-anneal": (MATCHED, ENT_COEF, ENT_COEF_ANNEAL),
+    "prefpoe": (MATCHED, NARROW, ENT_COEF),
+    "prefpoe-anneal": (MATCHED, NARROW, ENT_COEF, ENT_COEF_ANNEAL),
 }
 COMPARISONS = PAIRS | {ENT_COEF_ANNEAL: (MATCHED,)}  # and the bonus itself
 SCHEDULES = ("prefpoe", *(f"prefpoe-lambda-{kind}" for kind in ("falling", "rising", "guided")))
@@ -42,7 +43,7 @@ MODES = ("prefpoe", "prefpoe-modes-4")
 SCALE = {  # log sigma of the acting policy at the start
     "ppo-squash-shared": 0.0,
     MATCHED: -1.0,
-    "ppo-matched-logstd--1.35": -1.35,
+    NARROW: -1.35,
     "prefpoe-logstd-0.35": 0.0,
     "prefpoe": -1.35,
 }
@@ -58,9 +59,9 @@ DIFFERENCES = {  # a table's name: the pairs of variants whose difference is a c
     ),
     "scale-differences": (
         *(("prefpoe-logstd-0.35", base) for base in ("ppo-cleanrl", "ppo", MATCHED, "ppo-squash-shared", "prefpoe")),
-        ("prefpoe", "ppo-matched-logstd--1.35"),
-        *(("ppo-matched-logstd--1.35", base) for base in (MATCHED, "ppo-squash-shared")),
-        *((variant, "ppo-cleanrl") for variant in ("ppo-matched-logstd--1.35", "ppo-squash-shared")),
+        ("prefpoe", NARROW),
+        *((NARROW, base) for base in (MATCHED, "ppo-squash-shared")),
+        *((variant, "ppo-cleanrl") for variant in (NARROW, "ppo-squash-shared")),
         ("ppo-squash-shared", "ppo"),
         ("ppo", "ppo-cleanrl"),
     ),

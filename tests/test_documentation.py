@@ -309,7 +309,7 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
         f"it adds {difference(ANT, 'prefpoe-anneal', 'prefpoe', training)} to the training return: †.",
         f"add to them on Ant-v4 as well, {added(ANT, 'time limits bootstrapped', 'training return')} over the grid",
         f"the preference on HalfCheetah-v4, {difference(CHEETAH, 'prefpoe', MATCHED, training)}, ends too near to 0",
-        f"With β₁ = 2 it is {at_the_end('prefpoe-beta1-2', 'trace_fused', 'trace_pref')} on HalfCheetah-v4",
+        f"on HalfCheetah-v4 with β₁ = 2 at {at_the_end('prefpoe-beta1-2', 'trace_fused', 'trace_pref')}",
         f"PrefPoE evaluates at {value(LONG, 'prefpoe')}, an interval that holds the paper's 5,375,",
         f"log σ = −1 at the start brings {added(CHEETAH, 'log σ = −1 at the start')} of evaluation",
         f"bootstrapped time limits {added(CHEETAH, 'time limits bootstrapped')}",
@@ -324,11 +324,11 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
         f"at {at_the_end('prefpoe', 'trace_fused', task=ANT)}.",
         "changes the return of 300,000 steps no more than seeds do",
         f"stays near 0, at {at_the_end('prefpoe-sac-own', 'A_z2_own', form='{:.3f}', task=SAC)}",
-        f"the ratio of `prefpoe` is {at_the_end('prefpoe', 'trace_fused', 'trace_pref', task=LANDER)}",
         f"tr Σ is {at_the_end('ppo-matched-ent-coef-0.01', 'trace_main')} with the bonus",
         f"and {at_the_end('prefpoe', 'trace_fused')} with the product",
         f"against {at_the_end(MATCHED, 'trace_main')} with neither",
-        f"acts by itself, ends at {at_the_end('prefpoe-none', 'trace_fused')}",
+        f"from σ = 0.37, ends at {at_the_end('prefpoe-none', 'trace_fused')}",
+        f"from σ = 1, at {at_the_end(WIDE, 'trace_fused')}",
         f"is {at_the_end('prefpoe', 'guidance', form='{:.3f}')} at the end of training on HalfCheetah-v4",
         f"and {at_the_end('prefpoe-beta1-0', 'guidance', form='{:.3f}')} in `prefpoe-beta1-0`",
         (
@@ -532,12 +532,28 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
         for task, rows in evaluations.items()
         if task in EVERY
     )
-    width = {
-        x: statistics.late(results[1][CHEETAH], *x)
-        for x in ((BONUS, "trace_main"), ("prefpoe-none", "trace_fused"), ("prefpoe", "trace_fused"))
-    }
-    bonus, none, product = width.values()
-    assert not statistics.differ(none, bonus) and statistics.differ(none, product)
+
+    def width(task, variant):
+        return statistics.late(tables.acting(results[1][task]), variant, "trace_acting")
+
+    for task, above in {CHEETAH: True, ANT: False}.items():
+        bonus, none, product = (width(task, x) for x in (BONUS, "prefpoe-none", "prefpoe"))
+        assert not statistics.differ(none, bonus) and statistics.differ(none, product) == above
+    for task, wider in {CHEETAH: False, HOPPER: True, WALKER: True}.items():
+        assert statistics.differ(width(task, WIDE), width(task, BONUS)) == wider
+        assert statistics.effect(width(task, WIDE), width(task, "prefpoe")) > 0
+    assert not any(statistics.differ(width(LONG, x), width(LONG, bonus)) for x, bonus in BONUSES.items())
+
+    def ratio(task, variant):
+        trace = (statistics.late(results[1][task], variant, f"trace_{x}") for x in ("fused", "pref"))
+        return statistics.iqm(np.divide(*trace))
+
+    changing = [
+        ratio(task, f"prefpoe-lambda-{x}") for task in (CHEETAH, WALKER) for x in ("falling", "rising", "guided")
+    ]
+    assert (min(changing), max(changing)) == pytest.approx((0.77, 0.92), abs=0.005)
+    guided = [(CHEETAH, 1), (CHEETAH, 2), (CHEETAH, 4), (ANT, 2), (WALKER, 1), (WALKER, 2), (WALKER, 4)]
+    assert all(ratio(task, f"prefpoe-beta1-{x}") > 0.905 for task, x in guided)
     assert not any(differs(task, "prefpoe-anneal", "prefpoe") for task in (CHEETAH, ANT, LANDER))
     assert differs(ANT, "prefpoe-anneal", "prefpoe", "training_return")
     assert not any(differs(task, BONUS, "prefpoe", m) for task in (CHEETAH, ANT) for m in both)
@@ -553,6 +569,11 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
     for telling in (differs, apart):
         noises = [telling(CHEETAH, f"prefpoe-noise-{std}", "prefpoe") for std in ("0.5", "1", "2", "4")]
         assert noises == [False, True, False, False]
+    noisy = (
+        np.concatenate([statistics.scores(evaluations[CHEETAH], x, "evaluation") for x in tables.NOISES[1:5]]),
+        statistics.scores(evaluations[CHEETAH], "prefpoe", "evaluation"),
+    )
+    assert statistics.differ(*noisy) and not statistics.apart(*noisy) and statistics.effect(*noisy) < 0
     assert not any(differs(task, "prefpoe-beta1-0", "prefpoe") for task in (CHEETAH, LANDER, WALKER))
     assert not any(differs(WALKER, f"prefpoe-beta1-{x}", "prefpoe", m) for x in "01" for m in both)
     more = "prefpoe-beta1-2"
@@ -594,6 +615,16 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
     assert {round(float(share), 2) for share in shares} == {0.72, 0.73}
     means = {x: statistics.scores(evaluations[CHEETAH], x, "evaluation") for x in tables.ATTRIBUTION.values()}
     assert max(means, key=lambda x: statistics.iqm(means[x])) == "ppo-logstd"
+    made = {
+        x: (sum(means[x] > 3000), len(means[x])) for x in means if "logstd" not in x and x not in (MATCHED, "prefpoe")
+    }
+    assert {x: n for x, n in made.items() if n[0]} == {
+        "ppo-cleanrl": (1, 10),
+        "ppo-cleanrl-shared": (1, 5),
+        "ppo-squash": (1, 3),
+        "ppo-shared": (2, 3),
+    }
+    assert max(statistics.scores(evaluations[CHEETAH], WIDE, "evaluation")) < 3000
 
 
 def test_what_is_said_of_sac_is_what_its_runs_show(results):
@@ -659,5 +690,6 @@ def test_the_paper_knows_every_variant_that_it_names(results):
     before, after = read(PAPER).split("| variant | script and flags |")
     assert not re.findall(r"`(?:ppo|prefpoe)[\w.-]*(?<!\.py)`", before)
     defined = {*spans_of(after.split("\n\n")[0])}
-    alike = {"prefpoe-alpha-0.4", "ppo-logstd"}  # "another value of that coefficient", "one of the two with log σ = −1"
+    alike = {"prefpoe-alpha-0.4"}  # "another value of that coefficient"; and "one of the two with" an ingredient
+    alike |= {"ppo-logstd", "ppo-squash", "ppo-shared", "ppo-cleanrl-shared"}
     assert {name for name in named if name not in defined} <= alike
