@@ -12,7 +12,7 @@
     python ppo_baseline.py --help                                  # every option
 
 The diff between this file and prefpoe_continuous.py is what PrefPoE adds, beside flags and Discrete actions that only
-this one has. Read on to the last line of `main`.
+this one has. With these norm_obs and norm_reward are off by default. Read on to the last line of `main`.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class PPO:
     anneal_ent: bool = False  # let ent_coef fall linearly to 0
     vf_coef: float = 0.5  # weight of the value loss
     max_grad_norm: float = 0.5  # largest norm of the gradient
-    norm_obs: bool = True  # normalise observations by running statistics, clip to +-10; Discrete: off by default
-    norm_reward: bool = True  # divide rewards by std of the discounted return, clip to +-10; Discrete: off by default
+    norm_obs: bool = True  # normalise observations by running statistics and clip them to +-10
+    norm_reward: bool = True  # divide rewards by the running std of the discounted return and clip them to +-10
 
 
 @dataclass(frozen=True)
