@@ -12,7 +12,7 @@
     python ppo_baseline.py --help                                  # every option
 
 The diff between this file and prefpoe_continuous.py is what PrefPoE adds, beside flags and Discrete actions that only
-this one has. With these norm_obs and norm_reward are off by default. Read on to the last line of `main`.
+this one has. Read on to the last line of `main`. With Discrete actions norm_obs and norm_reward are off by default.
 """
 
 from __future__ import annotations
