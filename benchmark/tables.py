@@ -34,7 +34,7 @@ BONUS = (MATCHED, ENT_COEF, ENT_COEF_ANNEAL, "prefpoe", "prefpoe-anneal")
 COMPARED = ("ppo-cleanrl", *BONUS)  # over all tasks
 NARROW = "ppo-matched-logstd--1.35"  # matched PPO that starts as narrow as PrefPoE's product
 PAIRS = {  # PrefPoE with the default coefficients: each is compared with those, over all tasks
-    "prefpoe": (MATCHED, NARROW, ENT_COEF),
+    "prefpoe": (MATCHED, NARROW, ENT_COEF, ENT_COEF_ANNEAL),
     "prefpoe-anneal": (MATCHED, NARROW, ENT_COEF, ENT_COEF_ANNEAL),
 }
 COMPARISONS = PAIRS | {ENT_COEF_ANNEAL: (MATCHED,)}  # and the bonus itself
