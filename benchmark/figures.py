@@ -376,9 +376,7 @@ def make_figures(evaluations: Frames, curves: Frames) -> dict[str, Callable[[], 
     for task in [task for task in curves if task in evaluations]:
         rows, variants = evaluations[task], {*evaluations[task]["variant"]}
         found, draw = sweeps(variants), partial(draw_curves, task, curves[task])
-        compared = [
-            variant for variant in COMPARED if variant in variants
-        ]  # with the bonuses: no other picture has these
+        compared = [x for x in COMPARED if x in variants]  # with the bonuses, which no other picture has at that length
         if shown := compared if task in long_tasks(curves) else found.get("reproduce"):
             lines = {
                 EVALUATIONS: of_variants(shown, "eval_return", 4, **LINES["evaluation"]),
