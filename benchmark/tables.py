@@ -19,6 +19,7 @@ PAPER = {  # what the paper reports, by the task here
 }
 # What CleanRL publishes of ppo_continuous_action.py, in docs/benchmark/ppo_continuous_action.md: mean ± std of 3 seeds.
 PUBLISHED = {"HalfCheetah-v4": "1,443 ± 46", "Hopper-v4": "2,383 ± 272", "Walker2d-v4": "2,288 ± 572"}
+PUBLISHED |= {"Humanoid-v4": "716 ± 49"}
 CLEANRL = ("ppo-cleanrl", "ppo-cleanrl-exact")
 EASY = ("FrozenLake-v1", "CartPole-v1")  # tasks on which all variants come out alike
 REPRODUCE = ("ppo-cleanrl", "ppo", MATCHED, "prefpoe", "prefpoe-anneal")

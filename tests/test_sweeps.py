@@ -292,7 +292,7 @@ def test_sweeps_mean_the_same_by_a_name_and_their_headers_count_their_runs():
         ("reproduce", "LunarLander-v3", [*HEADLINE, "ppo"], 10),
         ("reproduce", "Ant-v4", ["ppo"], 5),
         ("breadth", "Hopper-v4", HEADLINE, 10),
-        ("breadth", "Humanoid-v4", HEADLINE, 3),
+        ("breadth", "Humanoid-v4", HEADLINE, 5),
         ("breadth", "BipedalWalker-v3", HEADLINE, 5),
         ("length", "long-HalfCheetah-v4", HEADLINE, 5),
         ("guidance", "Walker2d-v4", ["prefpoe", *(f"prefpoe-beta1-{x}" for x in (0, 1, 2, 4))], 5),
