@@ -707,7 +707,7 @@ def make_learner(args: Args) -> tuple[Learner, dict]:
 
 @torch.no_grad()
 def shaken(agent: Agent) -> Agent:
-    """A copy with weights far from those at the start, whose heads are so small that a tanh on them hardly shows."""
+    """A copy with weights far from those at the start, where a layer can be so small that it hardly shows."""
     other, generator = copy.deepcopy(agent).cpu(), torch.Generator().manual_seed(0)
     for x in other.parameters():
         x.add_(0.3 * torch.randn(x.shape, generator=generator))
@@ -811,8 +811,8 @@ class Log:
         config = asdict(args) | {"resume": None, "id": progress["id"], "versions": versions()}
         if not args.resume:
             self.metrics.unlink(missing_ok=True)
-            save_checkpoint(self.folder, learner, progress, args)
             write_atomic(self.folder / "config.json", json.dumps(config, indent=2).encode())
+            save_checkpoint(self.folder, learner, progress, args)
         else:
             warn_of_changes(self.folder, config)
         size = f"{args.num_iterations} iterations of {args.batch_size} steps"

@@ -102,7 +102,7 @@ class Preference:
 class Logging:
     eval_every: int = 25  # iterations between two evaluations, 3 episodes each (0: never)
     eval_episodes: int = 10  # episodes of the evaluation at the end
-    eval_deterministic: bool = True  # evaluate the mode of the policy rather than samples of it
+    eval_deterministic: bool = True  # evaluate the mean of the heaviest mode rather than samples
     capture_video: bool = False  # film the evaluation at the end as mp4 (needs moviepy)
     video_episodes: int = 1  # episodes to film
     checkpoint_every: int = 10  # iterations between two checkpoints
@@ -881,7 +881,7 @@ def make_learner(args: Args) -> tuple[Learner, dict]:
 
 @torch.no_grad()
 def shaken(agent: Agent) -> Agent:
-    """A copy with weights far from those at the start, whose heads are so small that a tanh on them hardly shows."""
+    """A copy with weights far from those at the start, where a layer can be so small that it hardly shows."""
     other, generator = copy.deepcopy(agent).cpu(), torch.Generator().manual_seed(0)
     for x in other.parameters():
         x.add_(0.3 * torch.randn(x.shape, generator=generator))
@@ -985,8 +985,8 @@ class Log:
         config = asdict(args) | {"resume": None, "id": progress["id"], "versions": versions()}
         if not args.resume:
             self.metrics.unlink(missing_ok=True)
-            save_checkpoint(self.folder, learner, progress, args)
             write_atomic(self.folder / "config.json", json.dumps(config, indent=2).encode())
+            save_checkpoint(self.folder, learner, progress, args)
         else:
             warn_of_changes(self.folder, config)
         size = f"{args.num_iterations} iterations of {args.batch_size} steps"

@@ -354,6 +354,7 @@ class Replay:
 
 def update(step: Callable, params: torch.Tensor, target: torch.Tensor, adam: Adam, replay: Replay, rng, args: Args):
     """One step on a minibatch; returns its losses, (len(Losses),)."""
+    assert args is step.args, "the step is built with its arguments: what changes over training must go in as a tensor"
     batch = replay.sample(rng, args.minibatch_size, params.device)
     noise = torch.randn((2 + args.num_actions, *batch.u.shape)).to(params.device)  # by the generator that is saved
     return step(params, target, adam, batch, noise)
@@ -405,7 +406,9 @@ def make_step(agent: Agent, args: Args) -> Callable:
         target.lerp_(params[first:], args.tau)
         return losses
 
-    return compiled(step, args.cuda) if args.compile else step
+    built = compiled(step, args.cuda) if args.compile else step
+    built.args = args
+    return built
 
 
 class Weights:
@@ -478,12 +481,22 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
 @torch.no_grad()
 def check_numpy_policy(agent: Agent, obs_dim: int, args: Args) -> None:
     """AssertionError where acting, in numpy, and the losses, in torch, are not of the same policy."""
-    probe, act = torch.linspace(-10, 10, 8 * obs_dim).view(8, -1).to(agent.log_temperature), numpy_policy(agent, args)
-    fused = fuse(*agent.actor(probe), args)
-    for noise in (0.0, 1.0):
-        ours = np.vstack([act(obs[None], noise) for obs in probe.cpu().numpy()])
-        truth = (fused.mean + fused.std * noise).cpu()
-        assert np.allclose(ours, truth, 1e-3, 1e-4), "acting differs from Actor.forward and fuse in torch"
+    probe = torch.linspace(-4.6, 4.6, 8 * obs_dim, dtype=torch.float64).view(8, -1) ** 3  # observations to +-97
+    for exact in (copy.deepcopy(agent).cpu().double(), shaken(agent).double()):  # or rounding could tell them apart
+        fused, act = fuse(*exact.actor(probe), args), numpy_policy(exact, args)
+        for noise in (0.0, 1.0):
+            ours = np.vstack([act(obs[None], noise) for obs in probe.numpy()])
+            truth = fused.mean + fused.std * noise
+            assert np.allclose(ours, truth, 1e-3, 1e-4), "acting differs from Actor.forward and fuse in torch"
+
+
+@torch.no_grad()
+def shaken(agent: Agent) -> Agent:
+    """A copy with weights far from those at the start, where a layer can be so small that it hardly shows."""
+    other, generator = copy.deepcopy(agent).cpu(), torch.Generator().manual_seed(0)
+    for x in other.parameters():
+        x.add_(0.3 * torch.randn(x.shape, generator=generator))
+    return other
 
 
 def sample_noise(rng: np.random.Generator, size: tuple[int, ...], action_space: gym.Space) -> np.ndarray:
@@ -526,7 +539,8 @@ def make_env(env_id: str, video: bool = False) -> gym.Env:
 
 def check_action_space(space: gym.Space, args: Args) -> None:
     """Exit with one line where this script's policy does not fit the action space."""
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or not space.is_bounded():
+    flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+    if not flat or not (np.abs(np.array([space.low, space.high], float)) < 1e38).all():  # float32 ends at 3e38
         fail(f"--env-id {args.env_id}: this script needs a flat, bounded Box action space, not {space}")
 
 
@@ -569,9 +583,9 @@ def first_obs(envs: VecEnv, iteration: int, args: Args) -> np.ndarray:
 
 @torch.no_grad()
 def diagnose(agent: Agent, replay: Replay, rng, args: Args) -> dict[str, float]:
-    """The experts on replayed transitions, ten minibatches of them, as Gaussians before the tanh but for mean_difference.
+    """The experts after an iteration's updates, on ten minibatches of replayed transitions.
 
-    guidance is corr(A_norm, log pi_p(a|s)), and A_z2 E[A_norm z^2] of z = (u - mu_p) / s_p, on replayed actions and
+    They are taken as Gaussians before the tanh, but for mean_difference. guidance is corr(A_norm, log pi_p(a|s)), and A_z2 E[A_norm z^2] of z = (u - mu_p) / s_p, on replayed actions and
     (own) on those of pi_f. V is of one action.
     """
     batch = replay.sample(rng, 10 * args.minibatch_size, agent.log_temperature.device)
@@ -597,7 +611,7 @@ def diagnose(agent: Agent, replay: Replay, rng, args: Args) -> dict[str, float]:
 
 def failure_signatures(row: dict[str, float], args: Args) -> list[str]:
     """The known failures of the preference that show in a row of metrics.csv, each with the flag to turn."""
-    away = abs(row["A_z2"]) > 1000
+    away = abs(row["A_z2"]) > 1000 and args.pref_actions == "replayed"
     signatures = {
         "the preference has run away from the replayed actions (A_z2 beyond 1000): try --pref-actions own": away,
         "the preference's sigma is at its lower bound (e^-5): lower --beta1": row["sigma_pref"] < 0.01 and not away,
@@ -695,7 +709,7 @@ def remove_memories(folder: Path, keep: Path | None = None) -> None:
     for path in folder.iterdir():
         if re.fullmatch(r"replay-\d+\.npz(\.tmp)?", path.name) and path != keep:
             with writing(folder):
-                path.unlink()
+                path.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str) -> dict:
@@ -711,9 +725,12 @@ def load_checkpoint(path: str) -> dict:
 def restore(learner: Learner, args: Args) -> dict:
     """Bring the learner to where the checkpoint of --resume or --evaluate left it; returns what else that holds."""
     checkpoint = load_checkpoint(path := args.resume or args.evaluate)
+    finished = args.resume and (Path(args.resume) / "evaluation.json").exists()  # which `open_folder` says
+    if finished:
+        remove_memories(Path(args.resume))  # a kill may have left one
     try:
         learner.agent.load_state_dict(checkpoint["agent"])
-        if args.resume:
+        if args.resume and not finished:
             learner.target.copy_(checkpoint["target"])
             for name, moment in learner.adam._asdict().items():
                 moment.copy_(checkpoint["adam"][name])
@@ -725,7 +742,7 @@ def restore(learner: Learner, args: Args) -> dict:
                 for name, column in learner.replay.columns._asdict().items():
                     column[:filled] = saved[name][:filled]
     except FileNotFoundError as error:
-        fail(f"{error.filename} is missing, the replay memory to go on with: copy it there, beside checkpoint.pt")
+        fail(f"{error.filename} is missing, the memory to go on with: copy it there; or another process trains here")
     except (RuntimeError, ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         fail(f"{path} is damaged, or of another script, version or task than --env-id {args.env_id}: {error}")
     return {name: x for name, x in checkpoint.items() if name in PROGRESS}
@@ -788,10 +805,11 @@ class Log:
         config = asdict(args) | {"resume": None, "id": progress["id"], "versions": versions()}
         if not args.resume:
             self.metrics.unlink(missing_ok=True)
-            save_checkpoint(self.folder, learner, progress, args)
             write_atomic(self.folder / "config.json", json.dumps(config, indent=2).encode())
+            save_checkpoint(self.folder, learner, progress, args)
         else:
             warn_of_changes(self.folder, config)
+            remove_memories(self.folder, keep=self.folder / f"replay-{learner.replay.count}.npz")
         size = f"{args.num_iterations} iterations of {args.batch_size} steps"
         say(f"{args.env_id}, seed {args.seed}: {size}, on the {'GPU' if args.cuda else 'CPU'}, into {self.folder}")
         self.wandb = start_wandb(self.folder, config, args) if args.track else None

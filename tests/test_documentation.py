@@ -142,8 +142,6 @@ def session(tmp_path_factory):
     (block,) = (block for block in blocks("README.md", "") if "--resume" in block)
     for _, (program, *words) in itertools.chain.from_iterable(map(split, block.splitlines())):
         assert program == "python"
-        if "--capture-video" in words:  # 0.1 s a step without a GPU; other tests film
-            continue
         if words[0].startswith("pref"):
             few = {"--run-name": "--total-timesteps 4096 --no-compile", "--evaluate": "--eval-episodes 1"}
             few |= {"--track": "--total-timesteps 4096 --no-compile --eval-episodes 1"}

@@ -271,6 +271,47 @@ def test_the_modes_start_apart_in_every_dimension(K, action_dim):
     assert multimodal.Agent(OBS_DIM, BOX, 1).preference_mean.bias.abs().max() == 0
 
 
+def test_the_modes_do_not_start_on_a_diagonal():
+    """Which mode is lowest, second lowest and so on is drawn for each dimension."""
+    orders = multimodal.Agent(OBS_DIM, gym.spaces.Box(-1, 1, (8,)), 5).preference_mean.bias.view(5, 8).argsort(0).T
+    assert len({tuple(order) for order in orders.tolist()}) > 3
+
+
+def test_a_network_changed_in_torch_alone_is_refused(monkeypatch):
+    torch.set_default_dtype(torch.float32)
+    args, forward = multimodal.Args(env_id="Pendulum-v1"), multimodal.Agent.forward
+    multimodal.make_learner(args)
+
+    def surer(self, obs):
+        main, pref, value = forward(self, obs)
+        return main, multimodal.Mixture(2 * pref.logits, pref.modes), value
+
+    monkeypatch.setattr(multimodal.Agent, "forward", surer)
+    with pytest.raises(AssertionError, match="acting differs"):
+        multimodal.make_learner(args)
+
+
+def test_the_columns_of_modes_are_what_the_page_says():
+    """Three modes in two states, by hand."""
+    mean = np.array([[[0.0, 0.0], [3.0, 4.0], [0.0, 8.0]], [[0.0, 0.0], [0.0, 1.0], [0.0, 3.0]]])
+    w, std, s_theta, lam = np.array([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]]), np.array([0.2, 0.3, 0.6]), 0.4, 0.5
+    modes = multimodal.Gaussian(torch.tensor(mean), torch.tensor(std)[:, None].expand(2, 3, 2))
+    pref = multimodal.Mixture(torch.tensor(w + 1e-30).log(), modes)
+    one = multimodal.Gaussian(torch.zeros(2, 1, 2), torch.full((2, 1, 2), s_theta))
+    main, args = multimodal.Mixture(torch.zeros(2, 1), one), multimodal.Args(lambda_pref=lam)
+    batch = multimodal.Batch(None, torch.rand(2, 2), *torch.rand(5, 2))
+    row = multimodal.compare(main, pref, pref, batch, torch.tensor(2.0), args)
+    assert row["modes_pref"] == row["modes_fused"] == pytest.approx((np.exp(1.5 * np.log(2)) + 1) / 2)
+    assert row["mode_distance"] == pytest.approx(((5 + 8 + 5) / 3 + (1 + 3 + 2) / 3) / 2)
+    assert row["mode_sigma"] == pytest.approx((0.5 * 0.2 + 0.25 * 0.3 + 0.25 * 0.6 + 0.2) / 2)
+    assert row["mode_share"] == pytest.approx((std**2 / (std**2 + lam * s_theta**2)).mean())
+
+
+def test_more_than_64_modes_are_refused(run):
+    done = run(SCRIPT, "--num-modes", 65)
+    assert done.returncode == 2 and "--num-modes 65" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 def minibatch(agent, args, size=64):
     obs = torch.randn(size, OBS_DIM)
     with torch.no_grad():

@@ -71,7 +71,7 @@ MEANT_TO_DIFFER = {
     ("prefpoe_continuous", "ppo_baseline"): ACTION_SPACE | PREFERENCE,
     ("prefpoe_lunarlander", "ppo_baseline"): ACTION_SPACE | PREFERENCE | {"Run"},
     ("prefpoe_continuous", MULTIMODAL): {"Agent", "Preference", "Run", "compare", "failure_signatures", "fuse"}
-    | {"LIMITS", "shares", "make_batch", "make_learner", "numpy_policy", "sample_noise"},
+    | {"LIMITS", "Logging", "shares", "make_batch", "make_learner", "numpy_policy", "sample_noise"},
     ("prefpoe_continuous", SAC): {
         "Agent",
         "Batch",
@@ -263,6 +263,16 @@ def test_a_script_alone_in_a_folder_leaves_a_whole_run(name, finished):
     lines, sizes = process.stdout.splitlines(), f"{ITERATIONS} iterations of {BATCH} steps"
     assert lines[0] == f"{TASK[name]}, seed 1: {sizes}, on the CPU, into runs/{folder.name}"
     assert lines[-1] == f"film it:  python {name}.py --evaluate runs/{folder.name} --capture-video"
+
+
+def test_no_checkpoint_is_without_its_arguments(script, tmp_path, monkeypatch):
+    """A kill while the first one is written leaves config.json, not the other way round."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(script.torch, "save", lambda *_: sys.exit("killed"))
+    args = script.parse_args([*small(script.__name__), "--run-name", "x"])
+    with pytest.raises(SystemExit, match="killed"):
+        script.main(args)
+    assert json.loads((tmp_path / "runs/x/config.json").read_text())["total_timesteps"] == args.total_timesteps
 
 
 def test_config_holds_every_argument(script, finished):

@@ -1,6 +1,7 @@
 """open_questions/prefpoe_sac.py: its losses and steps against torch's own, its replay memory, and runs that go on."""
 
 import collections
+import dataclasses
 import importlib
 import json
 import os
@@ -12,6 +13,7 @@ import time
 import gymnasium as gym
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 import torch.distributions as D
 import torch.nn.functional as F
@@ -195,6 +197,59 @@ def test_the_column_of_own_actions_has_the_value_of_a_softmax_of_q(action_dim):
     assert found == pytest.approx(-(action_dim**-0.5), abs=0.03)
 
 
+def test_the_columns_of_replayed_actions_see_the_same_advantage():
+    """The same with actions from a memory of the policy's own: corr(A, log pi) is that of log pi with itself less
+    another's, and E[A_norm z^2] as above."""
+    agent, replay = sac.Agent(OBS_DIM, 2), sac.Replay(40_000, OBS_DIM, 2)
+    replay.columns.u[:] = 0.3 + 0.2 * torch.randn(40_000, 2).numpy()
+    replay.count = 40_000
+    policy, gaussian = D.Normal(0.3, 0.2), sac.Gaussian(*(torch.full((40_000, 2), x) for x in (0.3, 0.2)))
+    agent.actor.forward = lambda obs: (gaussian, gaussian)
+    agent.critics.forward = lambda obs, action: policy.log_prob(torch.atanh(action)).sum(-1).expand(2, -1)
+    row = sac.diagnose(agent, replay, np.random.default_rng(0), sac.Args(lambda_pref=0.0, minibatch_size=4000))
+    assert row["A_z2"] == pytest.approx(-(2**-0.5), abs=0.03)
+    assert row["guidance"] == pytest.approx(2**-0.5, abs=0.02)
+
+
+def test_actions_are_uniform_until_learning_starts_and_pi_f_s_from_then_on():
+    args, agent, *_ = make(learning_starts=3)
+    replay, space = sac.Replay(10, OBS_DIM, ACTION_DIM), gym.spaces.Box(-1, 1, (ACTION_DIM,))
+    obs, rng = np.ones((4000, OBS_DIM)), np.random.default_rng(0)
+    fused = sac.fuse(*agent.actor(torch.tensor(obs)), args)
+    for replay.count in range(5):
+        u = sac.explore(obs, agent, replay, space, rng, args)
+        z = ((torch.tensor(u) - fused.mean) / fused.std).detach().numpy()
+        fits = [scipy.stats.kstest(*x).pvalue for x in ((np.tanh(u).ravel(), "uniform", (-1, 2)), (z.ravel(), "norm"))]
+        assert [x > 0.001 for x in fits] == [replay.count < 3, replay.count >= 3]
+
+
+def test_an_update_gets_a_minibatch_of_its_own_and_standard_normal_noise():
+    args, replay, seen = sac.Args(minibatch_size=500, num_actions=2), sac.Replay(1000, OBS_DIM, ACTION_DIM), []
+    replay.columns.reward[:], replay.count = np.arange(1000), 1000
+    step = lambda *inputs: seen.append(inputs)
+    step.args = args
+    rng, params = np.random.default_rng(0), torch.zeros(1)
+    for _ in range(2):
+        sac.update(step, params, "target", "adam", replay, rng, args)
+    batches, noises = ([x[i] for x in seen] for i in (3, 4))
+    assert [x[:3] for x in seen] == [(params, "target", "adam")] * 2
+    assert all(x.reward.unique().numel() > 350 for x in batches)
+    assert not torch.equal(batches[0].reward, batches[1].reward)
+    noise = torch.cat(noises).flatten()
+    assert noise.shape == (2 * 4 * 500 * ACTION_DIM,)
+    assert scipy.stats.kstest(noise.numpy(), "norm").pvalue > 0.001
+    with pytest.raises(AssertionError, match="built with its arguments"):
+        sac.update(step, params, "target", "adam", replay, rng, dataclasses.replace(args, lambda_pref=0.0))
+
+
+def test_a_learner_starts_with_targets_that_are_its_critics_and_a_temperature_of_1():
+    torch.set_default_dtype(torch.float32)
+    learner, _ = sac.make_learner(sac.Args(env_id="Pendulum-v1"))
+    assert torch.equal(learner.target, torch.nn.utils.parameters_to_vector(learner.agent.critics.parameters()))
+    assert learner.agent.log_temperature.exp().item() == 1
+    assert learner.target.abs().min() > 0
+
+
 def test_the_memory_holds_the_last_transitions_and_gives_each_as_often():
     rng, replay = np.random.default_rng(0), sac.Replay(10, 2, 1)
     truth = collections.deque(maxlen=10)
@@ -230,6 +285,21 @@ def test_a_time_limit_is_no_termination_and_what_follows_is_the_episodes_own():
     assert cosine**2 + sine**2 == pytest.approx(1, abs=1e-5)
 
 
+def test_each_of_several_environments_is_followed_by_its_own_last_observation():
+    """Three poles, of which the first stays up longer than the others, which fall to either side."""
+    env, replay = sac.VecEnv("InvertedPendulum-v4", 3), sac.Replay(90, 4, 1)
+    obs = sac.first_obs(env, 0, sac.Args(env_id="InvertedPendulum-v4", num_envs=3))
+    for _ in range(30):
+        obs, _ = sac.interact(env, obs, np.array([[0.0], [-1.0], [1.0]], np.float32), replay)
+    x = sac.Batch(*(column.reshape(30, 3, -1) for column in replay.columns))
+    ended = x.terminated[..., 0] > 0
+    assert ended.sum(0)[0] < min(ended.sum(0)[1:]) and len({*np.flatnonzero(ended)}) > 3
+    assert np.array_equal(x.next_obs[:-1][~ended[:-1]], x.obs[1:][~ended[:-1]])
+    angle = x.next_obs[..., 1]
+    assert (np.sign(angle[:, 1])[ended[:, 1]] == 1).all() and (np.sign(angle[:, 2])[ended[:, 2]] == -1).all()
+    assert ((np.abs(angle) > 0.2) == ended).all()
+
+
 def test_a_termination_is_remembered_where_it_happened():
     """The pole falls within a hundred steps, long before the time limit."""
     env, replay = sac.VecEnv("InvertedPendulum-v4", 1), sac.Replay(100, 4, 1)
@@ -253,6 +323,27 @@ def test_actions_fill_the_environments_range():
             action = sac.to_action(np.full((1, 1000), u, np.float32), space)[0]
             assert ((low <= action) & (action <= high)).all()
             assert np.allclose(action, end, atol=1e-5)
+
+
+def test_an_evaluation_acts_with_tanh_in_the_environments_range():
+    class Paid(gym.Env):  # its action, for three steps
+        action_space, observation_space = gym.spaces.Box(2, 6, (1,)), gym.spaces.Box(-1, 1, (1,))
+
+        def reset(self, seed=None, options=None):
+            self.left = 3
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action):
+            self.left -= 1
+            return np.zeros(1, np.float32), float(action[0]), False, not self.left, {}
+
+    gym.register("Paid-v0", Paid, max_episode_steps=5)
+    act = lambda obs, noise: np.full((1, 1), 0.5) + noise
+    returns = sac.evaluate(act, gym.make("Paid-v0"), 2, sac.Args(env_id="Paid-v0"))
+    assert returns == pytest.approx([3 * (4 + 2 * np.tanh(0.5))] * 2)
+    sampled = sac.evaluate(act, gym.make("Paid-v0"), 200, sac.Args(env_id="Paid-v0", eval_deterministic=False))
+    expected = D.Normal(0.5, 1.0).sample((100_000,)).tanh().mean().item()
+    assert np.mean(sampled) == pytest.approx(3 * (4 + 2 * expected), abs=0.6) and np.std(sampled) > 1
 
 
 def test_a_transition_that_is_not_finite_ends_the_run_before_it_is_saved(run, tmp_path):
@@ -324,6 +415,14 @@ def test_a_run_that_was_stopped_goes_on_with_its_memory(run, tmp_path):
     assert len(resumed) == 6
     assert not [*(tmp_path / "runs/moved").glob("replay*")]  # nothing goes on with it any more
 
+    again = run(SCRIPT, "--evaluate", "runs/moved")
+    assert evaluation_line(again.stdout) == evaluation_line(done.stdout)
+    (tmp_path / "runs/moved/replay-1200.npz").touch()  # as a kill leaves it before it is removed
+    again = run(SCRIPT, "--resume", "runs/moved")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout == "runs/moved is finished, nothing to resume\n"
+    assert not [*(tmp_path / "runs/moved").glob("replay*")]
+
 
 def everything_is_restored(folder):
     """A resumed learner holds every number of the checkpoint and of the memory."""
@@ -391,13 +490,33 @@ def test_acting_that_differs_from_the_losses_is_refused(monkeypatch):
         main, pref = forward(self, obs)
         return sac.Gaussian(main.mean, 3 * main.std), pref
 
+    def clipped(self, obs):
+        return forward(self, obs.clip(-10, 10))
+
+    def skipping(self, obs):  # by a layer that is 0 at the start
+        main, pref = forward(self, obs)
+        return sac.Gaussian(main.mean + self.skip(obs), main.std), pref
+
+    init = sac.Actor.__init__
+
+    def with_skip(self, obs_dim, action_dim):
+        init(self, obs_dim, action_dim)
+        self.skip = torch.nn.Linear(obs_dim, action_dim)
+        torch.nn.init.zeros_(self.skip.weight), torch.nn.init.zeros_(self.skip.bias)
+
     def spread(main, pref, args):  # over a batch, of which acting has one row
         fused = fuse(main, pref, args)
         return sac.Gaussian(fused.mean, fused.std + abs(main.mean).sum())
 
-    for owner, name, changed in ((sac.Actor, "forward", wider), (sac, "fuse", spread)):
+    for changes in (
+        [(sac.Actor, "forward", wider)],
+        [(sac.Actor, "forward", clipped)],
+        [(sac.Actor, "forward", skipping), (sac.Actor, "__init__", with_skip)],
+        [(sac, "fuse", spread)],
+    ):
         with monkeypatch.context() as patch:
-            patch.setattr(owner, name, changed)
+            for change in changes:
+                patch.setattr(*change)
             with pytest.raises(AssertionError, match="acting differs"):
                 sac.make_learner(args)
 
@@ -414,6 +533,7 @@ def test_before_learning_starts_there_are_no_losses(run, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = read_metrics(tmp_path / "runs/x")
     assert [row["loss"] == "nan" for row in rows] == [True] + [False] * 5
+    assert 0.8 < float(rows[1]["temperature"]) < 1.2  # from 1, by up to 0.1 % at each of 200 updates: a mean over them
 
 
 def test_the_warning_names_the_cause_where_the_preference_has_run_away():
@@ -421,6 +541,9 @@ def test_the_warning_names_the_cause_where_the_preference_has_run_away():
         advice = sac.failure_signatures(row := {"A_z2": A_z2, "sigma_pref": 4.9}, sac.Args())
         assert ["--pref-actions own" in x for x in advice] == [True] * advised
         assert not sac.failure_signatures(row, sac.Args(w_pref=0.0))  # SAC itself, whose preference is not trained
+        assert not sac.failure_signatures(row, sac.Args(pref_actions="own"))  # which follows the advice
+    (advice,) = sac.failure_signatures({"A_z2": -0.1, "sigma_pref": 0.008}, sac.Args(pref_actions="own"))
+    assert "--beta1" in advice
 
 
 def softmax_of_q(trace, entropy, squashed, ratio, action_dim=6):
@@ -464,7 +587,16 @@ def test_what_a_softmax_of_q_would_have_is_as_the_page_says():
     assert f"lowers the ratio by {shift.min():.2f} to {shift.max():.2f}" in text
     assert f"the formula then has {(formula - shift).min():.2f} to {(formula - shift).max():.2f}," in text
     assert f"by seed {ratio.min():.2f} to {ratio.max():.2f}" in text
-    assert ((formula - shift).rank() == ratio.rank()).sum() >= 3
+
+
+@pytest.mark.parametrize("bound", [3.4e38, 1e300, np.inf])
+def test_actions_without_bounds_that_float32_can_hold_are_refused(bound, capsys):
+    space = gym.spaces.Box(-bound, bound, (2,), np.float64)
+    with pytest.raises(SystemExit):
+        sac.check_action_space(space, sac.Args())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "bounded Box" in line
+    sac.check_action_space(gym.spaces.Box(-1e30, 1, (2,)), sac.Args())
 
 
 @pytest.mark.parametrize(
