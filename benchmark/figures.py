@@ -169,12 +169,12 @@ def of_policies(variant: str, quantity: str) -> list[tuple[str, str, dict]]:
 def draw_over_tasks(curves: Frames, variants: list[str], quantities: dict[str, str]) -> Figure:
     """Over training, a column a task and a row for each of `quantities`, a column of the curves -> its axis' label."""
     title = "IQM over seeds, 95 % bootstrap band"
-    width = 6.0 if len(curves) == 1 else 4.0
+    width, longest = 6.0 if len(curves) == 1 else 4.0, max(rows["global_step"].max() for rows in curves.values())
+    unit, of_steps = (1e6, "millions") if longest > 1e5 else (1e3, "thousands")  # of all panels, which share the axis
     figure, axes = panels(len(quantities) * len(curves), title, width, 2.6, len(curves), sharex=True)
     for i, (column, task) in enumerate(itertools.product(quantities, curves)):
         axis, top, left, bottom = axes[i], i < len(curves), i % len(curves) == 0, i >= len(axes) - len(curves)
         rows, trace = acting(curves[task]), column == "trace_acting"
-        unit, of_steps = (1e6, "millions") if rows["global_step"].max() > 1e5 else (1e3, "thousands")
         shown = [variant for variant in variants if variant in {*rows["variant"]}]
         for j, variant in enumerate(shown):
             looks = STYLE[variant] | dict(linestyle=DASHES.get(variant, "-"), markevery=(2 * j, 2 * len(shown)))

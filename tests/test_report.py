@@ -637,6 +637,17 @@ def test_the_picture_of_sac_has_the_longest_runs_beside_what_cleanrl_has_publish
     assert drawn[figures.PUBLISHED] == [(10, -177), (20, 462)]  # thousands of steps, as read off the picture
 
 
+def test_tasks_of_unequal_length_are_drawn_on_one_axis_in_one_unit():
+    curves = flat_curves(sac=(9, 2, 1.5))
+    long = curves.assign(global_step=curves["global_step"] * 300)
+    ant, cheetah, *_ = figures.make_figures({}, {"sac-Ant-v4": curves, "sac-HalfCheetah-v4": long})["sac"]().axes
+    assert (ant.get_title(), cheetah.get_title()) == ("Ant-v4", "HalfCheetah-v4")
+    assert [line.get_xdata().max() for axis in (ant, cheetah) for line in axis.lines if line.get_label() == "sac"] == [
+        0.001,
+        0.3,
+    ]
+
+
 def test_the_tables_and_the_sweeps_agree_on_which_tasks_have_continuous_actions():
     argv = ["bash", ROOT / "benchmark" / "breadth.sh", "--list"]
     lines = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
