@@ -305,7 +305,7 @@ def draw_comparisons(evaluations: Frames) -> Figure:
             pairs = found.get((variant, base, m), {})
             rows = [(tasks.index(task), pair) for task, pair in pairs.items()]
             rows += [(len(tasks), [*itertools.chain(*several.values())])] if (several := repeated(pairs)) else []
-            heights = [y + 0.13 * (i - 2.5) for y, _ in rows]
+            heights = [y + 0.1 * (i - len(COMPARISONS) + 0.5) for y, _ in rows]
             looks = STYLE[variant] | LINES[m] | dict(linestyle="", markersize=5)
             for y, (_, samples) in zip(heights, rows, strict=True):
                 axis.plot(bootstrap(improvement, *samples), [y, y], color=looks["color"], lw=1.2)

@@ -38,7 +38,7 @@ PAIRS = {  # PrefPoE with the default coefficients: each is compared with those,
     "prefpoe": (MATCHED, NARROW, ENT_COEF, ENT_COEF_ANNEAL),
     "prefpoe-anneal": (MATCHED, NARROW, ENT_COEF, ENT_COEF_ANNEAL),
 }
-COMPARISONS = PAIRS | {ENT_COEF_ANNEAL: (MATCHED,)}  # and the bonus itself
+COMPARISONS = PAIRS | dict.fromkeys((ENT_COEF, ENT_COEF_ANNEAL), (MATCHED,))  # and the bonuses themselves
 SCHEDULES = ("prefpoe", *(f"prefpoe-lambda-{kind}" for kind in ("falling", "rising", "guided")))
 MODES = ("prefpoe", "prefpoe-modes-4")
 SCALE = {  # log sigma of the acting policy at the start

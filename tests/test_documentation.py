@@ -247,7 +247,7 @@ LONG = "long-HalfCheetah-v4-2000000-steps"
 BONUSES = {"prefpoe": BONUS, "prefpoe-anneal": f"{BONUS}-anneal"}
 NARROW, WIDE = "ppo-matched-logstd--1.35", "prefpoe-logstd-0.35"
 BOXES = (CHEETAH, ANT, HOPPER, WALKER, BIPED, HUMANOID)  # continuous actions
-FALLS = (HOPPER, WALKER, BIPED, HUMANOID)  # a fall ends the episode
+UPRIGHT = (HOPPER, WALKER, BIPED, HUMANOID)
 EVERY = (*BOXES, LANDER, *tables.EASY)
 
 
@@ -309,9 +309,9 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
     claims = [
         f"of {probability(MATCHED, 'evaluation', EVERY)} in evaluation",
         f"and of {probability(MATCHED, training, EVERY)} while training; one of PPO that starts as narrow",
-        f"with {probability(NARROW, 'evaluation', started)} and {probability(NARROW, training, started)}. In evaluation:",
-        f"with a probability of {probability('ppo-cleanrl', 'evaluation', FALLS)} in evaluation",
-        f"and of {probability('ppo-cleanrl', training, FALLS)} while training. Beside",
+        f"with {probability(NARROW, 'evaluation', started)} and {probability(NARROW, training, started)}. By task, in",
+        f"with a probability of {probability('ppo-cleanrl', 'evaluation', UPRIGHT)} in evaluation",
+        f"and of {probability('ppo-cleanrl', training, UPRIGHT)} while training. Beside",
         f"over the 17 dimensions, at {spread('prefpoe', 'trace_fused')}",
         f"with the constant bonus at {spread(BONUS, 'trace_main')}, and",
         f"that of matched PPO at {spread(MATCHED, 'trace_main')}.",
@@ -409,7 +409,8 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
         ("prefpoe-anneal", falling, "training_return", False),
     ):
         low, high = probability(variant, base, measure, tables.PAPER)
-        assert low > 0.5 if above else low <= 0.5 <= high
+        near = 0.02 * (high - low)
+        assert low - 0.5 > near if above else max(low - 0.5, 0.5 - high) <= near
     both = ("evaluation", "training_return")
     for task, variant, m in itertools.product((HOPPER, WALKER, BIPED), tables.BONUS, both):
         assert interval(task, variant, m)[0] <= interval(task, "ppo-cleanrl", m)[1]  # none is ahead of CleanRL's
@@ -456,6 +457,7 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
         assert earned[0] / earned[1] == pytest.approx(3.4, abs=0.05)
     assert all(apart(LONG, x, "ppo-cleanrl", m) for x in ("prefpoe", MATCHED) for m in both)
     assert apart(LONG, "prefpoe-anneal", MATCHED)
+    assert all(apart(LONG, "prefpoe-anneal", "prefpoe", m) for m in both)
     assert [differs(LONG, BONUS, MATCHED, m) for m in both] == [False, True]
     assert not apart(LONG, BONUS, MATCHED, "training_return")
     assert not any(differs(LONG, *pair, m) for pair in (("prefpoe-anneal", falling), (falling, MATCHED)) for m in both)
@@ -505,23 +507,31 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
     assert not differs(HOPPER, "prefpoe", MATCHED, "training_return")
     for variant, base, measure, tasks, side in (  # 1: above one half, -1: below, 0: not told from it
         *(("prefpoe", MATCHED, m, EVERY, side) for m, side in zip(both, (0, -1), strict=True)),
-        *(
-            (x, MATCHED, m, EVERY, side)
-            for x in ("prefpoe-anneal", falling)
-            for m, side in zip(both, (1, 0), strict=True)
-        ),
+        *(("prefpoe-anneal", MATCHED, m, EVERY, side) for m, side in zip(both, (1, 0), strict=True)),
+        ("prefpoe-anneal", MATCHED, "evaluation", [task for task in EVERY if task not in tables.EASY], 0),
+        *((BONUS, MATCHED, m, EVERY, side) for m, side in zip(both, (1, -1), strict=True)),
+        *((falling, MATCHED, m, EVERY, 0) for m in both),
         *((x, bonus, m, EVERY, 0) for x, bonus in BONUSES.items() for m in both),
         *(("prefpoe", BONUS, m, BOXES, side) for m, side in zip(both, (-1, 0), strict=True)),
         *(("prefpoe-anneal", falling, m, BOXES, -1) for m in both),
         *(("prefpoe", "ppo-cleanrl", m, EVERY, 0) for m in both),
-        *(("prefpoe-anneal", "ppo-cleanrl", m, EVERY, 1) for m in both),
-        *(("prefpoe", MATCHED, m, FALLS, side) for m, side in zip(both, (0, -1), strict=True)),
+        *((x, "ppo-cleanrl", m, EVERY, 1) for x in ("prefpoe-anneal", MATCHED, falling) for m in both),
+        *(
+            (annealed, constant, m, EVERY, int(m != "evaluation"))
+            for annealed, constant in (("prefpoe-anneal", "prefpoe"), (falling, BONUS))
+            for m in both
+        ),
+        *(("prefpoe", MATCHED, m, UPRIGHT, side) for m, side in zip(both, (0, -1), strict=True)),
+        *(("prefpoe", MATCHED, m, UPRIGHT[:3], 0) for m in both),
         *((x, MATCHED, "evaluation", (CHEETAH, ANT), 0) for x in BONUSES),
+        ("prefpoe", MATCHED, "training_return", (CHEETAH, ANT), -1),
+        ("prefpoe-anneal", MATCHED, "training_return", (CHEETAH, ANT), 0),
         ("prefpoe", NARROW, "evaluation", (CHEETAH, HOPPER, WALKER), 1),
         ("prefpoe", NARROW, "training_return", (CHEETAH, HOPPER, WALKER), 0),
     ):
         low, high = probability(variant, base, measure, tasks)
-        assert int(low > 0.5) - int(high < 0.5) == side, (variant, base, measure, tasks)
+        near = 0.02 * (high - low)  # as of differences
+        assert int(low - 0.5 > near) - int(0.5 - high > near) == side, (variant, base, measure, tasks)
     told = [(task, m) for task in EVERY for m in both if differs(task, "prefpoe", MATCHED, m)]
     assert sorted(told) == [(HUMANOID, "training_return"), (LANDER, "evaluation")]
     assert {*evaluations[HUMANOID].groupby("variant").size()} == {5}
@@ -534,8 +544,10 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
     assert [apart(HUMANOID, falling, "ppo-cleanrl", m) for m in both] == [True, False]
     assert not any(apart(HUMANOID, MATCHED, "ppo-cleanrl", m) for m in both)
     assert not any(differs(HUMANOID, "prefpoe", BONUS, m) for m in both)
-    final_width = np.sqrt(statistics.late(results[1][HUMANOID], "prefpoe", "trace_fused") / 17)
-    assert min(final_width) > 0.8  # "over twice" the 0.4 that actions reach
+    assert not any(differs(HUMANOID, falling, MATCHED, m) for m in both)
+    assert apart(HUMANOID, "prefpoe", falling, "training_return") and not differs(HUMANOID, "prefpoe", falling)
+    best = max(float(x) for row in evaluations[HUMANOID]["returns"] for x in row.split(";"))
+    assert best < 0.6 * 5 * 1000  # of the 1,000 steps to the time limit
     assert importlib.import_module("gymnasium").make(HUMANOID).action_space.high.tolist() == pytest.approx([0.4] * 17)
     assert {*evaluations[BIPED].groupby("variant").size()} == {5}
     for variant, expected in {
@@ -620,7 +632,13 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
         statistics.scores(evaluations[CHEETAH], "prefpoe", "evaluation"),
     )
     assert statistics.differ(*noisy) and not statistics.apart(*noisy) and statistics.effect(*noisy) < 0
-    assert not any(differs(task, "prefpoe-beta1-0", "prefpoe") for task in (CHEETAH, LANDER, WALKER))
+    assert not any(differs(task, "prefpoe-beta1-0", "prefpoe", m) for task in (CHEETAH, LANDER, WALKER) for m in both)
+    assert all(apart(task, falling, "ppo-cleanrl") for task in (*tables.PAPER, HOPPER, HUMANOID))
+    assert not any(differs(task, falling, "ppo-cleanrl") for task in (WALKER, BIPED))
+    assert (
+        statistics.effect(*(statistics.scores(evaluations[HOPPER], x, "evaluation") for x in (falling, "ppo-cleanrl")))
+        < 0
+    )
     assert not any(differs(WALKER, f"prefpoe-beta1-{x}", "prefpoe", m) for x in "01" for m in both)
     more = "prefpoe-beta1-2"
     assert not any(differs(task, more, "prefpoe", m) for task in (ANT, WALKER) for m in both)
