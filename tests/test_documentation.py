@@ -739,6 +739,13 @@ def test_what_is_said_of_sac_is_what_its_runs_show(results):
     assert "they earn {}, SAC {} (interquartile mean over seeds).".format(*at_first) in text
     assert f"E[A_norm z²] is {tables.with_interval('{:.3f}', statistics.iqm, own)}. A softmax" in text
     assert f"The ratio is {tables.with_interval('{:.2f}', statistics.iqm, fused / trace)}, and the formula" in text
+    ant = results[1]["sac-Ant-v4-300000-steps"]
+    pref, acting, weighed = (
+        statistics.late(ant, "prefpoe-sac-own", x) for x in ("trace_pref", "trace_fused", "A_z2_own")
+    )
+    assert f"more than two seeds of 300,000 steps, where the ratio ends at {statistics.iqm(acting / pref):.2f}," in text
+    assert f"the formula's {1 - (0.2 + 0.2 * statistics.iqm(weighed)) * 0.05 / 0.1:.2f}, and why" in text
+    assert len(pref) == 2
     low, high = statistics.bootstrap(statistics.iqm, fused / trace)
     assert low < 1 - (0.2 + 0.2 * statistics.iqm(own)) * 0.05 / 0.1 < high
     assert f"the formula has {1 - (0.2 + 0.2 * statistics.iqm(own)) * 0.05 / 0.1:.2f}." in text
