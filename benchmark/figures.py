@@ -315,7 +315,7 @@ def draw_comparisons(evaluations: Frames) -> Figure:
         axis.set_title(f"over {base}", fontsize="medium")
         axis.set(xlim=(-0.03, 1.03), ylim=(len(tasks) + 0.6, -0.6), xlabel="P(improvement)")
         axis.set_yticks(range(len(tasks) + 1), [*tasks, "mean over tasks"])
-    add_legend(figure, axes[0], ncols=3)
+    add_legend(figure, axes[0], ncols=2)
     return figure
 
 
