@@ -589,6 +589,23 @@ def test_no_warning_says_that_v4_is_out_of_date(script, recwarn):
     assert not [warning for warning in recwarn if "out of date" in str(warning.message)]
 
 
+def test_of_mujocos_warnings_only_the_one_about_halfcheetahs_model_is_left_out(script, monkeypatch, tmp_path, capfd):
+    mujoco = pytest.importorskip("mujoco")
+    monkeypatch.chdir(tmp_path)
+    mujoco.set_mju_user_warning(None)
+    gym.make("HalfCheetah-v4")
+    if "settotalmass" not in capfd.readouterr().err:
+        pytest.skip(f"mujoco {mujoco.__version__} does not warn of it")
+    Path("MUJOCO_LOG.TXT").unlink()
+    env = script.make_env("HalfCheetah-v4").unwrapped
+    assert "settotalmass" not in "".join(capfd.readouterr()) and not Path("MUJOCO_LOG.TXT").exists()
+    env.reset(seed=0)
+    env.data.qvel[:] = math.nan
+    mujoco.mj_step(env.model, env.data)
+    said = capfd.readouterr().err.splitlines()
+    assert said and all(line.startswith("warning: Nan, Inf or huge value in QVEL") for line in said)
+
+
 def test_evaluations_are_on_the_same_episodes_whatever_the_seed(script, trained, capsys):
     """As --seed's help says."""
     lines = set()

@@ -235,7 +235,8 @@ def test_the_script_metadata_name_every_import_and_none_is_of_the_repository(nam
     ours = {path.stem for pattern in ("*.py", "*/*.py") for path in ROOT.glob(pattern)} | {"tests", "benchmark"}
     assert not imported & ours
     dependencies = {re.match(r"[\w.-]+", dependency)[0] for dependency in metadata["dependencies"]}
-    assert dependencies == imported - sys.stdlib_module_names
+    held_back = {"mujoco"}  # 4.0 says that a later one will refuse the model of HalfCheetah-v4
+    assert dependencies == (imported - sys.stdlib_module_names) | held_back
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
