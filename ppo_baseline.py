@@ -5,7 +5,8 @@
 """PPO for Box and Discrete action spaces: what PrefPoE is compared with.
 
     python ppo_baseline.py --env-id Ant-v4 --seed 1                # train, evaluate, save under runs/
-    python ppo_baseline.py --no-bootstrap-truncated --gymnasium-statistics   # CleanRL's ppo_continuous_action.py
+    python ppo_baseline.py --no-bootstrap-truncated                # "CleanRL's PPO" of the results
+    python ppo_baseline.py --no-bootstrap-truncated --gymnasium-statistics   # and in how it counts statistics, too
     python ppo_baseline.py --shared-backbone --squash-mean --logstd-init -1   # matched PPO: as PrefPoE's main expert
     python ppo_baseline.py --resume runs/<run>                     # go on after an interruption
     python ppo_baseline.py --evaluate runs/<run>                   # evaluate only
@@ -205,7 +206,7 @@ def normalized(advantage: torch.Tensor) -> torch.Tensor:
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
 
-def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, ...]:
+def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, dict]:
     """vf_coef * clipped value loss - clipped surrogate - ent_coef * entropy (Schulman et al. 2017).
 
     `policy` is the one that acts, at new weights. Returns that sum and its parts: policy_loss,
@@ -221,13 +222,15 @@ def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[tor
 
     loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * policy.entropy().mean()
     clipfrac = ((ratio - 1).abs() > args.clip_coef).float().mean()
-    return loss, policy_loss, value_loss, (ratio - 1 - log_ratio).mean(), clipfrac
+    approx_kl = (ratio - 1 - log_ratio).mean()
+    return loss, dict(policy_loss=policy_loss, value_loss=value_loss, approx_kl=approx_kl, clipfrac=clipfrac)
 
 
 def total_loss(agent_output: tuple, batch: Batch, args: Args) -> Losses:
     """L_PPO, and its parts."""
     policy, value = agent_output
-    return Losses(*ppo_loss(policy, value, batch, args))
+    loss, parts = ppo_loss(policy, value, batch, args)
+    return Losses(loss, **parts)
 
 
 def gae(rewards, values, next_values, terminated, done, gamma: float, gae_lambda: float) -> np.ndarray:
@@ -249,7 +252,6 @@ def scheduled(args: Args, iteration: int) -> Args:
     remaining = 1 - (iteration - 1) / args.num_iterations  # 1 at first, 0 after the last one
     lr, ent = (remaining if anneal else 1.0 for anneal in (args.anneal_lr, args.anneal_ent))
     now = dict(learning_rate=args.learning_rate * lr, ent_coef=args.ent_coef * ent)
-    assert now.keys() == {*SCHEDULED}, "what changes over training must stand in SCHEDULED, or only acting sees it"
     return replace(args, **now)
 
 
@@ -312,7 +314,8 @@ def make_batch(agent: Agent, rollout: Rollout, rewards: np.ndarray, args: Args) 
         torch.from_numpy(x).to(device).flatten(0, 1) for x in (rollout.obs, rollout.action, rollout.next_obs)
     )
     policy, value = agent(obs)
-    values, next_values = (x.cpu().numpy().reshape(rewards.shape) for x in (value, agent(next_obs)[-1]))
+    _, next_value = agent(next_obs)
+    values, next_values = (x.cpu().numpy().reshape(rewards.shape) for x in (value, next_value))
     terminated = rollout.terminated if args.bootstrap_truncated else rollout.done
     advantages = gae(rewards, values, next_values, terminated, rollout.done, args.gamma, args.gae_lambda)
     advantage = torch.from_numpy(advantages.astype(np.float32)).to(device).flatten()
@@ -322,14 +325,17 @@ def make_batch(agent: Agent, rollout: Rollout, rewards: np.ndarray, args: Args) 
 
 def update(step: Callable, params: torch.Tensor, adam: Adam, batch: Batch, rng, args: Args) -> Losses:
     """`update_epochs` passes over the batch in shuffled minibatches; returns the mean losses."""
+    same = args == replace(step.args, **{name: getattr(args, name) for name in SCHEDULED})
+    assert same, "the step is built with its arguments: what changes over training must stand in SCHEDULED"
     now = {name: torch.tensor(getattr(args, name), device=params.device) for name in SCHEDULED}
-    total = torch.zeros(len(Losses._fields), device=params.device)
+    losses = []
     for _ in range(args.update_epochs):
         order = torch.from_numpy(rng.permutation(len(batch.obs))).to(params.device)
         columns = [column[order].chunk(args.num_minibatches) for column in batch]
         for minibatch in zip(*columns, strict=True):
-            total += step(params, adam, Batch(*minibatch), now)
-    return Losses(*(total / (args.update_epochs * args.num_minibatches)).tolist())
+            losses.append(step(params, adam, Batch(*minibatch), now))
+    assert not Losses(*losses[0]).approx_kl > 0.01, "the policy has not moved yet: the step sees another than acted"
+    return Losses(*torch.stack(losses).mean(0).tolist())
 
 
 # ======================================================================================================================
@@ -352,6 +358,7 @@ def make_step(agent: Agent, args: Args) -> Callable:
     """
     names, shapes = zip(*((name, x.shape) for name, x in agent.named_parameters()), strict=True)
     sizes = [shape.numel() for shape in shapes]
+    assert all(x.requires_grad for x in agent.parameters()), "the step moves every weight: a frozen one is a buffer"
     m_decay, v_decay = 0.9, 0.999  # beta_1 and beta_2 of Adam
     decays = torch.tensor([m_decay, v_decay], dtype=torch.float64, device=next(agent.parameters()).device)
 
@@ -370,7 +377,9 @@ def make_step(agent: Agent, args: Args) -> Callable:
         params.sub_(now["learning_rate"] * m_hat / (v_hat.sqrt() + 1e-5))
         return losses
 
-    return compiled(step, args.cuda) if args.compile else step
+    built = compiled(step, args.cuda) if args.compile else step
+    built.args = args
+    return built
 
 
 def compiled(function: Callable, cuda: bool) -> Callable:
@@ -499,7 +508,7 @@ def check_action_space(space: gym.Space, args: Args) -> None:
         fail(f"--env-id {args.env_id}: this script needs a flat Box or a Discrete action space from 0, not {space}")
     if args.squash_mean and box:
         width, reach = space.high.astype(float) - space.low, np.minimum(space.high, 1.0) - np.maximum(space.low, -1.0)
-        if ((reach < 0) | ((reach < width / 4) & (width < math.inf))).any():
+        if ((reach < 0) | ((reach < width / 4) & (width < math.inf)) | (width < 0.1)).any():
             warn(f"the policy's means lie within +-1, a poor fit to {space}: wrap it in gymnasium's RescaleAction")
 
 
@@ -631,7 +640,8 @@ def evaluate(act: Callable, env: gym.Env, obs_stats: RunningMeanStd, episodes: i
     Statistics are frozen, but for weights that come without: theirs are gathered on the way.
     """
     rng, returns, cut_off, gather = np.random.default_rng(args.seed), [], 0, obs_stats.count < 1
-    limit = math.inf if env.spec.max_episode_steps else 1_000  # without a time limit, a policy may never end an episode
+    # Without a time limit a policy may never end an episode.
+    limit = math.inf if getattr(env.spec, "max_episode_steps", None) else 1_000
     bar = tqdm(unit="step", disable=None if isinstance(env, gym.wrappers.RecordVideo) else True)
     for episode in range(episodes):
         (obs, _), episode_return, length, ended = env.reset(seed=2**30 + episode), 0.0, 0, False
@@ -706,6 +716,7 @@ def shaken(agent: Agent) -> Agent:
 
 def save_checkpoint(folder: Path, learner: Learner, progress: dict, args: Args) -> None:
     """Write checkpoint.pt, which torch.load(weights_only=True) reads."""
+    assert progress.keys() == PROGRESS.keys(), "what is to come back on --resume must stand in PROGRESS"
     agent, _, adam, obs_stats, return_stats, rng = learner
     tensors = dict(agent=agent.state_dict(), adam=adam._asdict(), torch_rng=torch.get_rng_state())
     tensors |= dict(obs_stats=obs_stats.state_dict(), return_stats=return_stats.state_dict())
@@ -828,6 +839,8 @@ class Log:
         if not (math.isfinite(losses.loss) and params.isfinite().all()):
             self.close(1)
             fail(f"not finite at step {step} (loss {losses.loss}): {self.folder} keeps the last good checkpoint", 1)
+        whole = torch.equal(parameters_to_vector(self.learner.agent.parameters()), params)
+        assert whole, "what acts is not what is trained: copy new weights into the agent's, do not replace them"
         returns = [math.nan]
         if args.eval_every and iteration % args.eval_every == 0:
             returns = evaluate(numpy_policy(self.learner.agent, now), self.eval_env, self.learner.obs_stats, 3, now)
@@ -849,11 +862,13 @@ class Log:
         """Add SPS, of all of the iteration, and seconds to a row, and send it everywhere."""
         args, seconds, step = self.args, time.perf_counter() - self.started, row["global_step"]
         row |= {"SPS": args.batch_size / (seconds - self.progress["seconds"]), "seconds": seconds}
+        row = {name: x if isinstance(x, int) else float(x) for name, x in row.items()}
         self.progress["seconds"] = seconds
         if self.first:
             kept = whole_rows(self.metrics, ",".join(row), range(args.batch_size, step, args.batch_size))
             write_atomic(self.metrics, kept)
-            self.first = False
+            self.first, self.columns = False, [*row]
+        assert [*row] == self.columns, "every row of metrics.csv has the same columns: nan where there is nothing"
         with writing(self.folder), open(self.metrics, "a") as file:
             file.write(",".join(map(str, row.values())) + "\n")
         self.send(lambda run: run.log({name: x for name, x in row.items() if not math.isnan(x)}, step=step))
@@ -902,6 +917,8 @@ class Log:
 def whole_rows(path: Path, header: str, steps: range) -> bytes:
     """metrics.csv up to the checkpoint: the header, and of these steps the rows that a crash left whole."""
     *lines, _ = path.read_text(errors="replace").split("\n") if path.exists() else [""]
+    if lines and lines[0] != header and lines[0].startswith("global_step,"):
+        fail(f"{path} has other columns than this script writes: rename it, or go on with the script that began it")
     whole = {line.split(",")[0]: line for line in lines if line.count(",") == header.count(",")}
     kept = [whole[str(step)] for step in steps if str(step) in whole]
     if len(kept) < len(steps):

@@ -154,7 +154,7 @@ def fuse(main: Categorical, pref: Categorical, args: Args) -> Categorical:
 
     poe:     pi_f proportional to pi_theta pi_p^lambda: log pi_f = log pi_theta + lambda log pi_p + const.
     linear:  probabilities averaged with weights 1 : lambda, the contrast.
-    none:    the main expert alone.
+    none:    the main expert alone; only with w_pref = w_cons = 0 is no preference trained either.
     """
     if args.fusion == "none":
         return main
@@ -194,7 +194,7 @@ def normalized(advantage: torch.Tensor) -> torch.Tensor:
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
 
-def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, ...]:
+def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, dict]:
     """vf_coef * clipped value loss - clipped surrogate - ent_coef * entropy (Schulman et al. 2017).
 
     `policy` is the one that acts, at new weights. Returns that sum and its parts: policy_loss,
@@ -210,7 +210,8 @@ def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[tor
 
     loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * policy.entropy().mean()
     clipfrac = ((ratio - 1).abs() > args.clip_coef).float().mean()
-    return loss, policy_loss, value_loss, (ratio - 1 - log_ratio).mean(), clipfrac
+    approx_kl = (ratio - 1 - log_ratio).mean()
+    return loss, dict(policy_loss=policy_loss, value_loss=value_loss, approx_kl=approx_kl, clipfrac=clipfrac)
 
 
 def preference_loss(pref, action: torch.Tensor, A_norm: torch.Tensor, beta1: float, alpha: float) -> torch.Tensor:
@@ -231,10 +232,11 @@ def total_loss(agent_output: tuple, batch: Batch, args: Args) -> Losses:
     """
     main, pref, value = agent_output
     fused = fuse(main, pref, args)
-    loss, *ppo_parts = ppo_loss(fused, value, batch, args)
+    loss, parts = ppo_loss(fused, value, batch, args)
     pref_loss = preference_loss(pref, batch.action, batch.A_norm, args.beta1, args.alpha)
     cons_loss = fused.kl(pref).mean()
-    return Losses(loss + args.w_pref * pref_loss + args.w_cons * cons_loss, *ppo_parts, pref_loss, cons_loss)
+    loss = loss + args.w_pref * pref_loss + args.w_cons * cons_loss
+    return Losses(loss, pref_loss=pref_loss, cons_loss=cons_loss, **parts)
 
 
 def gae(rewards, values, next_values, terminated, done, gamma: float, gae_lambda: float) -> np.ndarray:
@@ -261,7 +263,6 @@ def scheduled(args: Args, iteration: int, trust: float) -> Args:
     share = {"constant": 1.0, "falling": remaining, "rising": 1 - remaining, "guided": trust}[args.lambda_schedule]
     now = dict(alpha=args.alpha * pref, w_cons=args.w_cons * pref, lambda_pref=args.lambda_pref * share)
     now["learning_rate"] = args.learning_rate * lr
-    assert now.keys() == {*SCHEDULED}, "what changes over training must stand in SCHEDULED, or only acting sees it"
     return replace(args, **now)
 
 
@@ -323,7 +324,8 @@ def make_batch(agent: Agent, rollout: Rollout, rewards: np.ndarray, rng, args: A
         torch.from_numpy(x).to(device).flatten(0, 1) for x in (rollout.obs, rollout.action, rollout.next_obs)
     )
     main, pref, value = agent(obs)
-    values, next_values = (x.cpu().numpy().reshape(rewards.shape) for x in (value, agent(next_obs)[-1]))
+    _, _, next_value = agent(next_obs)
+    values, next_values = (x.cpu().numpy().reshape(rewards.shape) for x in (value, next_value))
     advantages = gae(rewards, values, next_values, rollout.terminated, rollout.done, args.gamma, args.gae_lambda)
     advantage = torch.from_numpy(advantages.astype(np.float32)).to(device).flatten()
     A_norm = normalized(advantage)
@@ -338,14 +340,17 @@ def make_batch(agent: Agent, rollout: Rollout, rewards: np.ndarray, rng, args: A
 
 def update(step: Callable, params: torch.Tensor, adam: Adam, batch: Batch, rng, args: Args) -> Losses:
     """`update_epochs` passes over the batch in shuffled minibatches; returns the mean losses."""
+    same = args == replace(step.args, **{name: getattr(args, name) for name in SCHEDULED})
+    assert same, "the step is built with its arguments: what changes over training must stand in SCHEDULED"
     now = {name: torch.tensor(getattr(args, name), device=params.device) for name in SCHEDULED}
-    total = torch.zeros(len(Losses._fields), device=params.device)
+    losses = []
     for _ in range(args.update_epochs):
         order = torch.from_numpy(rng.permutation(len(batch.obs))).to(params.device)
         columns = [column[order].chunk(args.num_minibatches) for column in batch]
         for minibatch in zip(*columns, strict=True):
-            total += step(params, adam, Batch(*minibatch), now)
-    return Losses(*(total / (args.update_epochs * args.num_minibatches)).tolist())
+            losses.append(step(params, adam, Batch(*minibatch), now))
+    assert not Losses(*losses[0]).approx_kl > 0.01, "the policy has not moved yet: the step sees another than acted"
+    return Losses(*torch.stack(losses).mean(0).tolist())
 
 
 # ======================================================================================================================
@@ -368,6 +373,7 @@ def make_step(agent: Agent, args: Args) -> Callable:
     """
     names, shapes = zip(*((name, x.shape) for name, x in agent.named_parameters()), strict=True)
     sizes = [shape.numel() for shape in shapes]
+    assert all(x.requires_grad for x in agent.parameters()), "the step moves every weight: a frozen one is a buffer"
     m_decay, v_decay = 0.9, 0.999  # beta_1 and beta_2 of Adam
     decays = torch.tensor([m_decay, v_decay], dtype=torch.float64, device=next(agent.parameters()).device)
 
@@ -386,7 +392,9 @@ def make_step(agent: Agent, args: Args) -> Callable:
         params.sub_(now["learning_rate"] * m_hat / (v_hat.sqrt() + 1e-5))
         return losses
 
-    return compiled(step, args.cuda) if args.compile else step
+    built = compiled(step, args.cuda) if args.compile else step
+    built.args = args
+    return built
 
 
 def compiled(function: Callable, cuda: bool) -> Callable:
@@ -614,8 +622,8 @@ def describe(policies: dict, batch: Batch) -> dict[str, float]:
 def compare(main, pref, fused, batch: Batch) -> dict[str, float]:
     """How the experts stand to each other on the states of a batch, before its update.
 
-    variance_reduced is the share of states where tr S_f < min(tr S_theta, tr S_p); with lambda < 1
-    the product need not be sharper than the preference. guidance is corr(A_norm, log pi_p(a|s)).
+    variance_reduced is the share of states where tr S_f < min(tr S_theta, tr S_p); a product of discrete
+    experts need not be sharper than either. guidance is corr(A_norm, log pi_p(a|s)).
     """
     trace_main, trace_pref, trace_fused = (policy.std.square().sum(-1) for policy in (main, pref, fused))
     columns = {
@@ -645,7 +653,8 @@ def evaluate(act: Callable, env: gym.Env, obs_stats: RunningMeanStd, episodes: i
     Statistics are frozen, but for weights that come without: theirs are gathered on the way.
     """
     rng, returns, cut_off, gather = np.random.default_rng(args.seed), [], 0, obs_stats.count < 1
-    limit = math.inf if env.spec.max_episode_steps else 1_000  # without a time limit, a policy may never end an episode
+    # Without a time limit a policy may never end an episode.
+    limit = math.inf if getattr(env.spec, "max_episode_steps", None) else 1_000
     bar = tqdm(unit="step", disable=None if isinstance(env, gym.wrappers.RecordVideo) else True)
     for episode in range(episodes):
         (obs, _), episode_return, length, ended = env.reset(seed=2**30 + episode), 0.0, 0, False
@@ -720,6 +729,7 @@ def shaken(agent: Agent) -> Agent:
 
 def save_checkpoint(folder: Path, learner: Learner, progress: dict, args: Args) -> None:
     """Write checkpoint.pt, which torch.load(weights_only=True) reads."""
+    assert progress.keys() == PROGRESS.keys(), "what is to come back on --resume must stand in PROGRESS"
     agent, _, adam, obs_stats, return_stats, rng = learner
     tensors = dict(agent=agent.state_dict(), adam=adam._asdict(), torch_rng=torch.get_rng_state())
     tensors |= dict(obs_stats=obs_stats.state_dict(), return_stats=return_stats.state_dict())
@@ -842,6 +852,8 @@ class Log:
         if not (math.isfinite(losses.loss) and params.isfinite().all()):
             self.close(1)
             fail(f"not finite at step {step} (loss {losses.loss}): {self.folder} keeps the last good checkpoint", 1)
+        whole = torch.equal(parameters_to_vector(self.learner.agent.parameters()), params)
+        assert whole, "what acts is not what is trained: copy new weights into the agent's, do not replace them"
         returns = [math.nan]
         if args.eval_every and iteration % args.eval_every == 0:
             returns = evaluate(numpy_policy(self.learner.agent, now), self.eval_env, self.learner.obs_stats, 3, now)
@@ -866,11 +878,13 @@ class Log:
         """Add SPS, of all of the iteration, and seconds to a row, and send it everywhere."""
         args, seconds, step = self.args, time.perf_counter() - self.started, row["global_step"]
         row |= {"SPS": args.batch_size / (seconds - self.progress["seconds"]), "seconds": seconds}
+        row = {name: x if isinstance(x, int) else float(x) for name, x in row.items()}
         self.progress["seconds"] = seconds
         if self.first:
             kept = whole_rows(self.metrics, ",".join(row), range(args.batch_size, step, args.batch_size))
             write_atomic(self.metrics, kept)
-            self.first = False
+            self.first, self.columns = False, [*row]
+        assert [*row] == self.columns, "every row of metrics.csv has the same columns: nan where there is nothing"
         with writing(self.folder), open(self.metrics, "a") as file:
             file.write(",".join(map(str, row.values())) + "\n")
         self.send(lambda run: run.log({name: x for name, x in row.items() if not math.isnan(x)}, step=step))
@@ -919,6 +933,8 @@ class Log:
 def whole_rows(path: Path, header: str, steps: range) -> bytes:
     """metrics.csv up to the checkpoint: the header, and of these steps the rows that a crash left whole."""
     *lines, _ = path.read_text(errors="replace").split("\n") if path.exists() else [""]
+    if lines and lines[0] != header and lines[0].startswith("global_step,"):
+        fail(f"{path} has other columns than this script writes: rename it, or go on with the script that began it")
     whole = {line.split(",")[0]: line for line in lines if line.count(",") == header.count(",")}
     kept = [whole[str(step)] for step in steps if str(step) in whole]
     if len(kept) < len(steps):

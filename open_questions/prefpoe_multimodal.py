@@ -4,7 +4,7 @@
 # ///
 """PrefPoE with a preference of several modes: does it scale to them? (An open question of arXiv 2511.08241.)
 
-    python open_questions/prefpoe_multimodal.py --total-timesteps 60000    # train on MultiGoal-v0, evaluate, save in runs/
+    python open_questions/prefpoe_multimodal.py --total-timesteps 60000    # train on MultiGoal-v0, evaluate, save
     python open_questions/prefpoe_multimodal.py --resume runs/<run>                        # go on
     python open_questions/prefpoe_multimodal.py --evaluate runs/<run>                      # evaluate only
     python open_questions/prefpoe_multimodal.py --help                                     # every option
@@ -124,7 +124,7 @@ class Args(Logging, Preference, PPO, Run):
         return self.total_timesteps // self.batch_size
 
 
-STD_BOUNDS = 1e-3, 2.0  # of the std that `fuse` gives and, in PPO, of the preference's
+STD_BOUNDS = 1e-3, 2.0  # of the std that `fuse` gives, and of the preference's
 
 
 class Gaussian(NamedTuple):
@@ -296,7 +296,7 @@ def normalized(advantage: torch.Tensor) -> torch.Tensor:
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
 
-def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, ...]:
+def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, dict]:
     """vf_coef * clipped value loss - clipped surrogate - ent_coef * entropy (Schulman et al. 2017).
 
     `policy` is the one that acts, at new weights. Returns that sum and its parts: policy_loss,
@@ -312,7 +312,8 @@ def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[tor
 
     loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * policy.entropy().mean()
     clipfrac = ((ratio - 1).abs() > args.clip_coef).float().mean()
-    return loss, policy_loss, value_loss, (ratio - 1 - log_ratio).mean(), clipfrac
+    approx_kl = (ratio - 1 - log_ratio).mean()
+    return loss, dict(policy_loss=policy_loss, value_loss=value_loss, approx_kl=approx_kl, clipfrac=clipfrac)
 
 
 def preference_loss(pref, action: torch.Tensor, A_norm: torch.Tensor, beta1: float, alpha: float) -> torch.Tensor:
@@ -335,10 +336,11 @@ def total_loss(agent_output: tuple, batch: Batch, args: Args) -> Losses:
     """
     main, pref, value = agent_output
     fused = fuse(main, pref, args)
-    loss, *ppo_parts = ppo_loss(fused, value, batch, args)
+    loss, parts = ppo_loss(fused, value, batch, args)
     pref_loss = preference_loss(pref, batch.action, batch.A_norm, args.beta1, args.alpha)
     cons_loss = fused.kl(pref).mean()
-    return Losses(loss + args.w_pref * pref_loss + args.w_cons * cons_loss, *ppo_parts, pref_loss, cons_loss)
+    loss = loss + args.w_pref * pref_loss + args.w_cons * cons_loss
+    return Losses(loss, pref_loss=pref_loss, cons_loss=cons_loss, **parts)
 
 
 def gae(rewards, values, next_values, terminated, done, gamma: float, gae_lambda: float) -> np.ndarray:
@@ -365,7 +367,6 @@ def scheduled(args: Args, iteration: int, trust: float) -> Args:
     share = {"constant": 1.0, "falling": remaining, "rising": 1 - remaining, "guided": trust}[args.lambda_schedule]
     now = dict(alpha=args.alpha * pref, w_cons=args.w_cons * pref, lambda_pref=args.lambda_pref * share)
     now["learning_rate"] = args.learning_rate * lr
-    assert now.keys() == {*SCHEDULED}, "what changes over training must stand in SCHEDULED, or only acting sees it"
     return replace(args, **now)
 
 
@@ -427,7 +428,8 @@ def make_batch(agent: Agent, rollout: Rollout, rewards: np.ndarray, rng, args: A
         torch.from_numpy(x).to(device).flatten(0, 1) for x in (rollout.obs, rollout.action, rollout.next_obs)
     )
     main, pref, value = agent(obs)
-    values, next_values = (x.cpu().numpy().reshape(rewards.shape) for x in (value, agent(next_obs)[-1]))
+    _, _, next_value = agent(next_obs)
+    values, next_values = (x.cpu().numpy().reshape(rewards.shape) for x in (value, next_value))
     advantages = gae(rewards, values, next_values, rollout.terminated, rollout.done, args.gamma, args.gae_lambda)
     advantage = torch.from_numpy(advantages.astype(np.float32)).to(device).flatten()
     A_norm = normalized(advantage)
@@ -442,14 +444,17 @@ def make_batch(agent: Agent, rollout: Rollout, rewards: np.ndarray, rng, args: A
 
 def update(step: Callable, params: torch.Tensor, adam: Adam, batch: Batch, rng, args: Args) -> Losses:
     """`update_epochs` passes over the batch in shuffled minibatches; returns the mean losses."""
+    same = args == replace(step.args, **{name: getattr(args, name) for name in SCHEDULED})
+    assert same, "the step is built with its arguments: what changes over training must stand in SCHEDULED"
     now = {name: torch.tensor(getattr(args, name), device=params.device) for name in SCHEDULED}
-    total = torch.zeros(len(Losses._fields), device=params.device)
+    losses = []
     for _ in range(args.update_epochs):
         order = torch.from_numpy(rng.permutation(len(batch.obs))).to(params.device)
         columns = [column[order].chunk(args.num_minibatches) for column in batch]
         for minibatch in zip(*columns, strict=True):
-            total += step(params, adam, Batch(*minibatch), now)
-    return Losses(*(total / (args.update_epochs * args.num_minibatches)).tolist())
+            losses.append(step(params, adam, Batch(*minibatch), now))
+    assert not Losses(*losses[0]).approx_kl > 0.01, "the policy has not moved yet: the step sees another than acted"
+    return Losses(*torch.stack(losses).mean(0).tolist())
 
 
 # ======================================================================================================================
@@ -472,6 +477,7 @@ def make_step(agent: Agent, args: Args) -> Callable:
     """
     names, shapes = zip(*((name, x.shape) for name, x in agent.named_parameters()), strict=True)
     sizes = [shape.numel() for shape in shapes]
+    assert all(x.requires_grad for x in agent.parameters()), "the step moves every weight: a frozen one is a buffer"
     m_decay, v_decay = 0.9, 0.999  # beta_1 and beta_2 of Adam
     decays = torch.tensor([m_decay, v_decay], dtype=torch.float64, device=next(agent.parameters()).device)
 
@@ -490,7 +496,9 @@ def make_step(agent: Agent, args: Args) -> Callable:
         params.sub_(now["learning_rate"] * m_hat / (v_hat.sqrt() + 1e-5))
         return losses
 
-    return compiled(step, args.cuda) if args.compile else step
+    built = compiled(step, args.cuda) if args.compile else step
+    built.args = args
+    return built
 
 
 def compiled(function: Callable, cuda: bool) -> Callable:
@@ -668,7 +676,7 @@ def check_action_space(space: gym.Space, args: Args) -> None:
         other = "prefpoe_lunarlander.py" if isinstance(space, gym.spaces.Discrete) else "another algorithm"
         fail(f"--env-id {args.env_id}: this script needs a flat Box action space, not {space}; use {other}")
     width, reach = space.high.astype(float) - space.low, np.minimum(space.high, 1.0) - np.maximum(space.low, -1.0)
-    if ((reach < 0) | ((reach < width / 4) & (width < math.inf))).any():
+    if ((reach < 0) | ((reach < width / 4) & (width < math.inf)) | (width < 0.1)).any():
         warn(f"the policy's means lie within +-1, a poor fit to {space}: wrap it in gymnasium's RescaleAction")
 
 
@@ -818,7 +826,8 @@ def evaluate(act: Callable, env: gym.Env, obs_stats: RunningMeanStd, episodes: i
     Statistics are frozen, but for weights that come without: theirs are gathered on the way.
     """
     rng, returns, cut_off, gather = np.random.default_rng(args.seed), [], 0, obs_stats.count < 1
-    limit = math.inf if env.spec.max_episode_steps else 1_000  # without a time limit, a policy may never end an episode
+    # Without a time limit a policy may never end an episode.
+    limit = math.inf if getattr(env.spec, "max_episode_steps", None) else 1_000
     bar = tqdm(unit="step", disable=None if isinstance(env, gym.wrappers.RecordVideo) else True)
     for episode in range(episodes):
         (obs, _), episode_return, length, ended = env.reset(seed=2**30 + episode), 0.0, 0, False
@@ -894,6 +903,7 @@ def shaken(agent: Agent) -> Agent:
 
 def save_checkpoint(folder: Path, learner: Learner, progress: dict, args: Args) -> None:
     """Write checkpoint.pt, which torch.load(weights_only=True) reads."""
+    assert progress.keys() == PROGRESS.keys(), "what is to come back on --resume must stand in PROGRESS"
     agent, _, adam, obs_stats, return_stats, rng = learner
     tensors = dict(agent=agent.state_dict(), adam=adam._asdict(), torch_rng=torch.get_rng_state())
     tensors |= dict(obs_stats=obs_stats.state_dict(), return_stats=return_stats.state_dict())
@@ -1016,6 +1026,8 @@ class Log:
         if not (math.isfinite(losses.loss) and params.isfinite().all()):
             self.close(1)
             fail(f"not finite at step {step} (loss {losses.loss}): {self.folder} keeps the last good checkpoint", 1)
+        whole = torch.equal(parameters_to_vector(self.learner.agent.parameters()), params)
+        assert whole, "what acts is not what is trained: copy new weights into the agent's, do not replace them"
         returns = [math.nan]
         if args.eval_every and iteration % args.eval_every == 0:
             returns = evaluate(numpy_policy(self.learner.agent, now), self.eval_env, self.learner.obs_stats, 3, now)
@@ -1040,11 +1052,13 @@ class Log:
         """Add SPS, of all of the iteration, and seconds to a row, and send it everywhere."""
         args, seconds, step = self.args, time.perf_counter() - self.started, row["global_step"]
         row |= {"SPS": args.batch_size / (seconds - self.progress["seconds"]), "seconds": seconds}
+        row = {name: x if isinstance(x, int) else float(x) for name, x in row.items()}
         self.progress["seconds"] = seconds
         if self.first:
             kept = whole_rows(self.metrics, ",".join(row), range(args.batch_size, step, args.batch_size))
             write_atomic(self.metrics, kept)
-            self.first = False
+            self.first, self.columns = False, [*row]
+        assert [*row] == self.columns, "every row of metrics.csv has the same columns: nan where there is nothing"
         with writing(self.folder), open(self.metrics, "a") as file:
             file.write(",".join(map(str, row.values())) + "\n")
         self.send(lambda run: run.log({name: x for name, x in row.items() if not math.isnan(x)}, step=step))
@@ -1093,6 +1107,8 @@ class Log:
 def whole_rows(path: Path, header: str, steps: range) -> bytes:
     """metrics.csv up to the checkpoint: the header, and of these steps the rows that a crash left whole."""
     *lines, _ = path.read_text(errors="replace").split("\n") if path.exists() else [""]
+    if lines and lines[0] != header and lines[0].startswith("global_step,"):
+        fail(f"{path} has other columns than this script writes: rename it, or go on with the script that began it")
     whole = {line.split(",")[0]: line for line in lines if line.count(",") == header.count(",")}
     kept = [whole[str(step)] for step in steps if str(step) in whole]
     if len(kept) < len(steps):

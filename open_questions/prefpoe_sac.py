@@ -118,7 +118,7 @@ class Args(Logging, Preference, SAC, Run):
         return self.total_timesteps // self.batch_size
 
 
-STD_BOUNDS = 1e-3, 2.0  # of the std that `fuse` gives and, in PPO, of the preference's
+STD_BOUNDS = 1e-3, 2.0  # of the std that `fuse` gives
 
 
 class Gaussian(NamedTuple):
@@ -150,7 +150,7 @@ def fuse(main: Gaussian, pref: Gaussian, args: Args) -> Gaussian:
              mu_f = s_f^2 (mu_theta/s_theta^2 + lambda mu_p/s_p^2). With lambda >= 1 it is sharper
              than either expert; with lambda < 1 only s_f <= s_theta is guaranteed.
     linear:  means and standard deviations averaged with weights 1 : lambda, the contrast.
-    none:    the main expert alone.
+    none:    the main expert alone; only with w_pref = w_cons = 0 is no preference trained either.
     s_f is kept within STD_BOUNDS, except with none.
     """
     if args.fusion == "none":
@@ -380,6 +380,7 @@ def make_step(agent: Agent, args: Args) -> Callable:
     """
     names, shapes = zip(*((name, x.shape) for name, x in agent.named_parameters()), strict=True)
     sizes = [shape.numel() for shape in shapes]
+    assert all(x.requires_grad for x in agent.parameters()), "the step moves every weight: a frozen one is a buffer"
     of_critics = [name.startswith("critics.") for name in names]
     first = sum(size for size, critic in zip(sizes, of_critics, strict=True) if not critic)
     assert of_critics == sorted(of_critics), "critics come last: `target` takes the place of params[first:]"
@@ -589,8 +590,8 @@ def first_obs(envs: VecEnv, iteration: int, args: Args) -> np.ndarray:
 def diagnose(agent: Agent, replay: Replay, rng, args: Args) -> dict[str, float]:
     """The experts after an iteration's updates, on ten minibatches of replayed transitions.
 
-    They are taken as Gaussians before the tanh, but for mean_difference. guidance is corr(A_norm, log pi_p(a|s)), and A_z2 E[A_norm z^2] of z = (u - mu_p) / s_p, on replayed actions and
-    (own) on those of pi_f. V is of one action.
+    They are taken as Gaussians before the tanh, but for mean_difference. guidance is corr(A_norm, log pi_p(a|s)), and
+    A_z2 E[A_norm z^2] of z = (u - mu_p) / s_p, on replayed actions and (own) on those of pi_f. V is of one action.
     """
     batch = replay.sample(rng, 10 * args.minibatch_size, agent.log_temperature.device)
     main, pref = agent.actor(batch.obs)
@@ -626,7 +627,8 @@ def failure_signatures(row: dict[str, float], args: Args) -> list[str]:
 def evaluate(act: Callable, env: gym.Env, episodes: int, args: Args) -> list[float]:
     """Returns of so many episodes in the environment's own rewards; episode k is seeded with 2**30 + k."""
     rng, returns, cut_off = np.random.default_rng(args.seed), [], 0
-    limit = math.inf if env.spec.max_episode_steps else 1_000  # without a time limit, a policy may never end an episode
+    # Without a time limit a policy may never end an episode.
+    limit = math.inf if getattr(env.spec, "max_episode_steps", None) else 1_000
     bar = tqdm(unit="step", disable=None if isinstance(env, gym.wrappers.RecordVideo) else True)
     for episode in range(episodes):
         (obs, _), episode_return, length, ended = env.reset(seed=2**30 + episode), 0.0, 0, False
@@ -697,6 +699,7 @@ def make_learner(args: Args) -> tuple[Learner, dict]:
 def save_checkpoint(folder: Path, learner: Learner, progress: dict, args: Args) -> None:
     """Write checkpoint.pt, which torch.load(weights_only=True) reads, and before it the replay memory that it names, so
     that a kill in between leaves the old two."""
+    assert progress.keys() == PROGRESS.keys(), "what is to come back on --resume must stand in PROGRESS"
     agent, _, target, adam, replay, rng = learner
     filled = min(replay.count, replay.size)
     np.savez(buffer := io.BytesIO(), **{name: x[:filled] for name, x in replay.columns._asdict().items()})
@@ -839,6 +842,8 @@ class Log:
         if not finite or not self.learner.replay.is_finite(args.batch_size):
             self.close(1)
             fail(f"not finite at step {step} (loss {losses.loss}): {self.folder} keeps the last good checkpoint", 1)
+        whole = torch.equal(parameters_to_vector(self.learner.agent.parameters()), params)
+        assert whole, "what acts is not what is trained: copy new weights into the agent's, do not replace them"
         returns = [math.nan]
         if args.eval_every and iteration % args.eval_every == 0:
             returns = evaluate(numpy_policy(self.learner.agent, now), self.eval_env, 3, now)
@@ -863,11 +868,13 @@ class Log:
         """Add SPS, of all of the iteration, and seconds to a row, and send it everywhere."""
         args, seconds, step = self.args, time.perf_counter() - self.started, row["global_step"]
         row |= {"SPS": args.batch_size / (seconds - self.progress["seconds"]), "seconds": seconds}
+        row = {name: x if isinstance(x, int) else float(x) for name, x in row.items()}
         self.progress["seconds"] = seconds
         if self.first:
             kept = whole_rows(self.metrics, ",".join(row), range(args.batch_size, step, args.batch_size))
             write_atomic(self.metrics, kept)
-            self.first = False
+            self.first, self.columns = False, [*row]
+        assert [*row] == self.columns, "every row of metrics.csv has the same columns: nan where there is nothing"
         with writing(self.folder), open(self.metrics, "a") as file:
             file.write(",".join(map(str, row.values())) + "\n")
         self.send(lambda run: run.log({name: x for name, x in row.items() if not math.isnan(x)}, step=step))
@@ -917,6 +924,8 @@ class Log:
 def whole_rows(path: Path, header: str, steps: range) -> bytes:
     """metrics.csv up to the checkpoint: the header, and of these steps the rows that a crash left whole."""
     *lines, _ = path.read_text(errors="replace").split("\n") if path.exists() else [""]
+    if lines and lines[0] != header and lines[0].startswith("global_step,"):
+        fail(f"{path} has other columns than this script writes: rename it, or go on with the script that began it")
     whole = {line.split(",")[0]: line for line in lines if line.count(",") == header.count(",")}
     kept = [whole[str(step)] for step in steps if str(step) in whole]
     if len(kept) < len(steps):

@@ -515,6 +515,9 @@ def test_an_action_range_out_of_reach_is_warned_of(name, more, capsys):
     assert is_one_line(capsys.readouterr().err, "warning: ", "+-1", "Box(-1000.0, 1000.0", "RescaleAction")
     assert call(name, *flags(name, env_id=f"{ODD}:Positive-v0", run_name="w"), *more) == 0
     assert is_one_line(capsys.readouterr().err, "warning: ", "+-1", "Box(0.0, 5.0", "RescaleAction")
+    module, args = importlib.import_module(name), ["--squash-mean"] if more else []
+    module.check_action_space(gym.spaces.Box(-0.02, 0.02, (2,)), module.parse_args(args))
+    assert is_one_line(capsys.readouterr().err, "warning: ", "+-1", "Box(-0.02", "RescaleAction")
     for env_id in ("Pendulum-v1", "InvertedPendulum-v4", f"{ODD}:Unbounded-v0"):
         assert call(name, *flags(name, env_id=env_id, run_name=env_id[-7:]), *more) == 0
         assert capsys.readouterr().err == ""

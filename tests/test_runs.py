@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SCRIPTS, command, environment, evaluation_line, read_metrics
+from conftest import ROOT, SCRIPTS, command, environment, evaluation_line, own_signals, read_metrics
 
 TASK = dict(zip(SCRIPTS, ["InvertedPendulum-v4", "CartPole-v1", "InvertedPendulum-v4"], strict=True))
 NORMALISED = {"prefpoe_lunarlander": ["--norm-obs", "--norm-reward"]}  # where it is not the default
@@ -436,12 +436,8 @@ def test_a_damaged_metrics_csv_keeps_its_whole_rows_and_a_gap_is_said(how, conti
         (folder / "metrics.csv").write_bytes(b"".join(change(lines, kept)))
     else:
         (folder / "metrics.csv").unlink()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with own_signals():
         assert continuous.main(continuous.parse_args(["--resume", str(folder)])) == 0
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
     lost = kept if lost is None else lost
     said = capsys.readouterr().err
     assert said.count("\n") == bool(lost) and f"lacks {lost} of its first {kept} rows" in said or not lost
@@ -450,6 +446,25 @@ def test_a_damaged_metrics_csv_keeps_its_whole_rows_and_a_gap_is_said(how, conti
     assert set(after[: kept - lost + 1]) <= set(lines)
     steps = [int(row["global_step"]) for row in read_metrics(folder)]
     assert steps == sorted(set(steps)) and steps[kept - lost :] == [BATCH * i for i in range(kept + 1, 21)]
+
+
+@pytest.mark.parametrize(
+    "change", [lambda names: [*names[:9], "more", *names[9:]], lambda names: names[:9] + names[:8:-1]]
+)
+def test_a_run_whose_metrics_have_other_columns_is_not_gone_on_with(change, continuous, nearly_done, tmp_path, capsys):
+    """As after the script was changed: no row is lost, and none comes under another name."""
+    folder = shutil.copytree(nearly_done, tmp_path / "run")
+    names, *rows = (folder / "metrics.csv").read_text().splitlines()
+    before = "\n".join([",".join(change(names.split(","))), *rows, ""])
+    (folder / "metrics.csv").write_text(before)
+    with own_signals(), pytest.raises(SystemExit) as end:
+        continuous.main(continuous.parse_args(["--resume", str(folder)]))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and "other columns" in line and (folder / "metrics.csv").read_text() == before
+    (folder / "metrics.csv").rename(folder / "old.csv")
+    with own_signals():
+        assert continuous.main(continuous.parse_args(["--resume", str(folder)])) == 0
+    assert "lacks" in capsys.readouterr().err
 
 
 def test_a_run_that_trains_is_not_resumed_by_another_process(continuous, tmp_path, capsys):
