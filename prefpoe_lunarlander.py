@@ -481,14 +481,14 @@ def make_env(env_id: str, video: bool = False) -> gym.Env:
         say("LunarLander-v2: registered as v3, which without wind is the same physics; this gymnasium has no v2")
         v3 = gym.spec("LunarLander-v3")
         gym.register(env_id, v3.entry_point, v3.reward_threshold, max_episode_steps=v3.max_episode_steps)
-    if env_id in gym.registry and "mujoco" in str(gym.registry[env_id].entry_point):
-        with suppress(ImportError):  # HalfCheetah's own model file is outdated; others of its warnings are shown
-            mujoco = importlib.import_module("mujoco")
-            mujoco.set_mju_user_warning(lambda message: "settotalmass" in message or warn(message.strip()))
     if video and sys.platform == "linux":  # films need no screen
         os.environ.update(MUJOCO_GL=os.environ.get("MUJOCO_GL", "egl"), SDL_VIDEODRIVER="dummy")
     problem = f"--env-id {env_id}"
     try:
+        if env_id in gym.registry and "mujoco" in str(gym.registry[env_id].entry_point):
+            with suppress(ImportError):  # HalfCheetah's own model file is outdated; others of its warnings are shown
+                mujoco = importlib.import_module("mujoco")
+                mujoco.set_mju_user_warning(lambda message: "settotalmass" in message or warn(message.strip()))
         env = gym.make(env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if video else {}))
         if video:
             problem = "--capture-video (needs pip install moviepy, and a renderer)"
