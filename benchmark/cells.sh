@@ -6,12 +6,13 @@ MATCHED=(ppo_baseline.py --shared-backbone --squash-mean --logstd-init -1) # all
 
 cell() { # task variant num_seeds script flags...: a variant on a task, one run a seed
   local task=$1 variant=$2 num_seeds=$3 seed flags
+  [[ $variant != *__* ]] || fail "variant $variant: __ separates the parts of a run's name"
   printf -v flags ' %q' "${@:4}" --env-id "$task" --seed
   [[ " $tasks " == *" $task "* ]] || tasks+="${tasks:+ }$task"
   [[ " $variants " == *" $variant "* ]] || variants+="${variants:+ }$variant"
   [[ " ${TASKS:-$task} " == *" $task "* && " ${VARIANTS:-$variant} " == *" $variant "* ]] || return 0
   for seed in ${SEEDS:-$(seq "$num_seeds")}; do
-    runs+=("$seed ${PREFIX:-}${task}__${variant}__$seed$flags $seed --total-timesteps $STEPS")
+    runs+=("$seed ${PREFIX:-}${task//\//_}__${variant}__$seed$flags $seed --total-timesteps $STEPS")
   done
 }
 

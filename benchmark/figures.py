@@ -21,6 +21,8 @@ from tables import (
     ENT_COEF_ANNEAL,
     MATCHED,
     MEASURES,
+    NARROW,
+    NARROW_BONUS,
     NOISE,
     REPRODUCE,
     SAC,
@@ -257,11 +259,15 @@ def draw_scale(evaluations: Frames) -> Figure:
             axis.plot([x for x, _ in points], [iqm(y) for _, y in points], label=label, **STYLE[default])
             for x, y in points:
                 axis.plot([x, x], bootstrap(iqm, y), color=STYLE[default]["color"], lw=1.2)
+        if len(y := scores(rows, NARROW_BONUS, m)):
+            looks, x = STYLE[ENT_COEF] | dict(linestyle=""), SCALE[NARROW] + 0.04
+            axis.plot([x], [iqm(y)], label="the same with an entropy bonus", **looks)
+            axis.plot([x, x], bootstrap(iqm, y), color=looks["color"], lw=1.2)
         axis.set_title(task if m == "evaluation" else "", fontsize="medium")
         axis.set_xlabel("log σ of the acting policy at the start" if m != "evaluation" else "")
         axis.set_ylabel(MEASURES[m] if task == tasks[0] else "")
         axis.set_xticks(ticks := [0, -1, -1.35], [f"{x:g}" for x in ticks])
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
     add_legend(figure, axes[0], ncols=3)
     return figure
 

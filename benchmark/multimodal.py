@@ -149,11 +149,14 @@ def summary(rows: pd.DataFrame) -> str:
 def main(args: Args) -> None:
     path, rows, paths = args.results / "multimodal.csv", [], {}
     known = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["variant", "seed", "steps"])
+    args.results.mkdir(parents=True, exist_ok=True)
     for folder in sorted(args.folders):
         config = read_config(folder) if (folder / "evaluation.json").exists() else {}
         if config and (name := parse_name(folder, config)):
             task, variant, seed = name
             if task.startswith("MultiGoal-v0"):
+                if len(lengths := {config["total_timesteps"], *known["steps"], *(row["steps"] for row in rows)}) > 1:
+                    fail(f"runs of {sorted(lengths)} steps do not mix in {path}: give another --results")
                 row, episodes = measure(folder, variant, seed)
                 rows.append(row | {"steps": config["total_timesteps"]})
                 paths.setdefault(variant, {})[int(seed)] = episodes
@@ -161,8 +164,6 @@ def main(args: Args) -> None:
         fail("no finished run MultiGoal-v0__<variant>__<seed> is among the folders; give run folders, such as runs/*")
     if rows:
         new = pd.DataFrame(rows)
-        if len(lengths := {*new["steps"], *known["steps"]}) > 1:
-            fail(f"runs of {sorted(lengths)} steps do not mix in {path}: give another --results")
         frame = pd.concat([new, known]).drop_duplicates(["variant", "seed"]).sort_values(["variant", "seed"])
         frame.to_csv(path, index=False, float_format="%.5g", lineterminator="\n")
         if len(frame) == len(new):

@@ -21,7 +21,7 @@ import tyro
 from figures import ENTROPY, GUIDANCE, POLICIES, RETURN, STYLE, TRACE, draw_band, panels, plain_log_ticks
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from report import fail, read_config, read_metrics, reading, thinned
+from report import BOOKKEEPING, fail, read_config, read_metrics, reading, thinned
 from tables import MATCHED
 
 PANELS = {  # title -> column of metrics.csv, or what stands before _main, _pref and _fused; label of its axis
@@ -35,8 +35,6 @@ PANELS = {  # title -> column of metrics.csv, or what stands before _main, _pref
     "critic": ("explained_variance", "explained variance (share)"),
     "speed": ("SPS", "environment steps a second"),
 }
-BOOKKEEPING = {"seed", "run_name", "resume", "evaluate", "cuda", "compile", "eval_episodes", "checkpoint_every"}
-BOOKKEEPING |= {"capture_video", "track", "wandb_project_name", "wandb_entity", "versions", "id"}
 COLORS = [STYLE[variant]["color"] for variant in ("prefpoe", MATCHED, "prefpoe-anneal", "ppo", "ppo-cleanrl")]
 MARKERS = "Dos^vPX"  # not as many, so that where a colour comes again it does with another
 
@@ -51,7 +49,7 @@ class Args:
 
 def read_runs(paths: tuple[Path, ...]) -> dict[Path, tuple[dict, pd.DataFrame]]:
     """Arguments and metrics of each run that has a row; exits with one line where there is none."""
-    runs = {}
+    runs, ids = {}, {}
     for path in paths:
         if not path.exists():
             fail(f"{path}: there is no such folder; give run folders, such as runs/*")
@@ -59,6 +57,10 @@ def read_runs(paths: tuple[Path, ...]) -> dict[Path, tuple[dict, pd.DataFrame]]:
             if not (path / "config.json").exists():
                 fail(f"{path}: this is no run, it has no config.json; give run folders, such as runs/*")
             config = read_config(path)
+            config |= {"script": x} if (x := (config.get("versions") or {}).get("script")) else {}
+            first = ids.setdefault((config.get("id") or path.resolve(), config["seed"]), path)
+            if first.resolve() != path.resolve():
+                fail(f"{first} and {path} are copies of one run: leave one out")
             with reading(path / "metrics.csv"):
                 runs[path.resolve()] = config, read_metrics(path, config)
     if not runs:

@@ -4,6 +4,7 @@ python benchmark/release.py runs/Ant-v4__prefpoe__1
 """
 
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -23,14 +24,17 @@ def main(run: tyro.conf.Positional[Path]) -> None:
     path = ROOT / "pretrained" / f"{args['env_id']}.pt"
     path.parent.mkdir(exist_ok=True)
     agent = {name: checkpoint[name] for name in KEPT if name in checkpoint}
-    torch.save(agent, path)
-
     sys.path.insert(0, str(ROOT))
-    script = importlib.import_module(args["exp_name"])
-    args = script.parse_args(["--evaluate", str(path)])
+    try:
+        script = importlib.import_module(args["exp_name"])
+    except ImportError:
+        sys.exit(f"error: {run} is of no script here: there is no {args['exp_name']}.py")
+    torch.save(agent, new := path.with_suffix(".new"))
+    args = script.parse_args(["--evaluate", str(new)])
     learner, _ = script.make_learner(args)
     returns = script.final_evaluation(learner, path.parent, args)
-    torch.save(agent | {"evaluation": {"mean": float(np.mean(returns)), "std": float(np.std(returns))}}, path)
+    torch.save(agent | {"evaluation": {"mean": float(np.mean(returns)), "std": float(np.std(returns))}}, new)
+    os.replace(new, path)
 
 
 if __name__ == "__main__":

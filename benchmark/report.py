@@ -27,10 +27,12 @@ import pandas as pd
 import tyro
 from figures import OVER_TASKS as FIGURES_OVER_TASKS
 from figures import make_figures
-from tables import DIFFERENCES, MEASURES, OVER_TASKS, Frames, make_tables, sweeps
+from tables import DIFFERENCES, MEASURES, OVER_TASKS, Frames, compared, make_tables, sweeps
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ["variant", "seed"]
+BOOKKEEPING = {"seed", "run_name", "resume", "evaluate", "cuda", "compile", "eval_episodes", "checkpoint_every"}
+BOOKKEEPING |= {"capture_video", "track", "wandb_project_name", "wandb_entity", "versions", "id"}
 AVERAGED = ["episodic_return", "eval_return", "entropy_main", "entropy_pref", "entropy_fused"]
 AVERAGED += ["trace_main", "trace_pref", "trace_fused", "kl_fused_pref", "guidance"]
 AVERAGED += ["A_z2", "A_z2_own", "modes_pref"]  # of SAC, and of several modes
@@ -124,9 +126,10 @@ def thinned(metrics: pd.DataFrame, size: int) -> pd.DataFrame:
 
 
 def parse_name(folder: Path, config: dict) -> tuple[str, str, str] | None:
-    """Task, variant and seed; None where the folder is named otherwise. A length other than 1M is part of the task."""
+    """Task, variant and seed; None where the folder is named otherwise than its run is. A length other than 1M is part of the task."""
     parts = re.fullmatch(r'(.+)__([^,"]+)__(\d+)', folder.name)
-    if not parts or int(parts[3]) != config["seed"]:
+    env_id = str(config["env_id"]).replace("/", "_")
+    if not parts or int(parts[3]) != config["seed"] or not parts[1].endswith(env_id):
         return None
     steps = config["total_timesteps"]
     return parts[1] + (f"-{steps}-steps" if steps != 1_000_000 else ""), parts[2], parts[3]
@@ -190,7 +193,7 @@ def write_rows(results: Path, task: str, kind: str, rows: pd.DataFrame) -> None:
 def take_in(folders: tuple[Path, ...], results: Path) -> None:
     """Bring the finished runs into the CSV files; says how many others it skipped."""
     tables = {kind: read_results(results, kind, text=True) for kind in COLUMNS}
-    tasks, unfinished, misnamed = set(), 0, 0
+    tasks, unfinished, misnamed, seen = set(), 0, 0, {}
     for folder in folders:
         if not folder.exists():
             fail(f"{folder}: there is no such folder; give run folders, such as runs/*")
@@ -200,6 +203,7 @@ def take_in(folders: tuple[Path, ...], results: Path) -> None:
             misnamed += 1
         else:
             task, *rows_of = run
+            check_twins(folder, (task, *rows_of[0][RUN].iloc[0]), seen)
             for kind, rows in zip(COLUMNS, rows_of, strict=True):
                 old = tables[kind].get(task, rows[:0])
                 same = (old[RUN] == rows[RUN].iloc[0]).all(axis=1)
@@ -207,11 +211,31 @@ def take_in(folders: tuple[Path, ...], results: Path) -> None:
             tasks.add(task)
     if unfinished or misnamed:
         print(f"skipped: {unfinished} unfinished runs, {misnamed} not <task>__<variant>__<seed>", file=sys.stderr)
+    if apart := [task for task in sorted(tasks) if not compared(task)]:
+        print(f"in no table over tasks, by name or length: {', '.join(apart)}", file=sys.stderr)
     if folders and not tasks:
         fail("no finished run <task>__<variant>__<seed> is among the folders; give run folders, such as runs/*")
     for task in sorted(tasks):
         for kind in COLUMNS:
             write_rows(results, task, kind, tables[kind][task])
+
+
+def check_twins(folder: Path, name: tuple[str, str, str], seen: dict) -> None:
+    """Fail where a run of this task, variant and seed was there before, warn where those of other seeds are of another
+    kind; `seen` holds the folders by name and the arguments of a variant's first run."""
+    if name in seen:
+        fail(f"{seen[name]} and {folder} are both seed {name[2]} of {name[1]} on {name[0]}: leave one out")
+    seen[name], config = folder, learned(read_config(folder))
+    first = seen.setdefault(name[:2], (folder, config))
+    differing = [key for key in config if config[key] != first[1].get(key, config[key])]
+    if differing:
+        print(f"warning: {first[0]} and {folder} differ in {', '.join(differing)}", file=sys.stderr)
+
+
+def learned(config: dict) -> dict:
+    """What of a run's arguments changes what is learned, and the checksum of its script."""
+    script = (config.get("versions") or {}).get("script")
+    return {key: x for key, x in config.items() if key not in BOOKKEEPING} | ({"script": script} if script else {})
 
 
 # What is made of them
@@ -257,6 +281,8 @@ def page(evaluations: Frames, tables: dict[str, str], figures: Iterable[str]) ->
 
 
 def main(args: Args) -> None:
+    if args.update_readme and args.results.resolve() != FILLED[-1].parent:
+        fail("--update-readme writes of what is in benchmark/results: leave out --results")
     take_in(args.folders, args.results)
     evaluations, curves = (read_results(args.results, kind) for kind in COLUMNS)
     if not evaluations:
@@ -266,8 +292,9 @@ def main(args: Args) -> None:
     text = page(evaluations, tables, figures)
     (args.results / "tables.md").write_text(text, encoding="utf-8")
     print(text)
-    for path in FILLED if args.update_readme else ():
-        path.write_text(fill_in(path, tables, figures), encoding="utf-8")
+    filled = {path: fill_in(path, tables, figures) for path in FILLED} if args.update_readme else {}
+    for path, text in filled.items():
+        path.write_text(text, encoding="utf-8")
     for key, draw in figures.items() if args.figures else ():
         draw().savefig(args.results / f"{key}.png", metadata={"Software": None})
 

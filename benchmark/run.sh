@@ -18,7 +18,11 @@ if command -v flock >/dev/null && ! flock -n 9; then
 fi
 rows=$(wc -l 2>/dev/null <"$folder/metrics.csv" || echo 0)
 if ((rows > 1)) || [[ -f $folder/evaluation.json ]]; then # it has trained
-  made=$(cat "$folder.args" 2>/dev/null || echo "$args")
+  if [[ ! -f $folder.args ]]; then
+    echo "$folder.args is missing: $folder is taken for a run with the arguments $args"
+    echo "$args" >"$folder.args"
+  fi
+  made=$(<"$folder.args")
   if [[ ${made// --track/} != "$args" ]]; then
     echo "$folder was made with other arguments, see $folder.args: give this one another PREFIX"
     exit 1

@@ -23,13 +23,18 @@ known=$(grep -l '^run_sweep ' benchmark/*.sh | xargs basename -a -s .sh | paste 
 [[ -n $sweep ]] || fail "name a sweep: $known"
 [[ " $known " == *" $sweep "* ]] || fail "there is no sweep $sweep, only: $known"
 command -v sbatch >/dev/null || fail "no sbatch on this machine: submit from one that has SLURM's commands"
+type -P -- "${PYTHON:-.venv/bin/python}" >/dev/null || fail "there is no ${PYTHON:-.venv/bin/python}: make .venv, or set PYTHON"
 shift
 options=(--job-name="$sweep" --requeue --ntasks=1 --cpus-per-task=1)
 options+=(--chdir="$PWD" --open-mode=append --output=runs/slurm-%A_%a.out)
 while (($#)) && [[ $1 != -- ]]; do options+=("$1") && shift; done
 
 all=$("benchmark/$sweep.sh" --list "${@:2}")
-runs=$(while IFS= read -r run; do [[ -f runs/${run%% *}/evaluation.json ]] || echo "$run"; done <<<"$all")
+runs=$(while IFS= read -r run; do
+  folder=runs/${run%% *} args=${run#* }
+  made=$(cat "$folder.args" 2>/dev/null || echo "$args")
+  [[ -f $folder/evaluation.json && ${made// --track/} == "${args// --track/}" ]] || echo "$run"
+done <<<"$all")
 if [[ -z $runs ]]; then echo "$sweep: all runs have finished" && exit; fi
 number=$(wc -l <<<"$runs")
 limit=$(scontrol show config | sed -n 's/^MaxArraySize *= //p')

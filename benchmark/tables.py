@@ -34,8 +34,9 @@ ENT_COEF, ENT_COEF_ANNEAL = "ppo-matched-ent-coef-0.01", "ppo-matched-ent-coef-0
 BONUS = (MATCHED, ENT_COEF, ENT_COEF_ANNEAL, "prefpoe", "prefpoe-anneal")
 COMPARED = ("ppo-cleanrl", *BONUS)  # over all tasks
 NARROW = "ppo-matched-logstd--1.35"  # matched PPO that starts as narrow as PrefPoE's product
+NARROW_BONUS = f"{NARROW}-ent-coef-0.01"  # and has the bonus
 PAIRS = {  # PrefPoE with the default coefficients: each is compared with those, over all tasks
-    "prefpoe": (MATCHED, NARROW, ENT_COEF, ENT_COEF_ANNEAL),
+    "prefpoe": (MATCHED, NARROW, NARROW_BONUS, ENT_COEF, ENT_COEF_ANNEAL),
     "prefpoe-anneal": (MATCHED, NARROW, ENT_COEF, ENT_COEF_ANNEAL),
 }
 COMPARISONS = PAIRS | dict.fromkeys((ENT_COEF, ENT_COEF_ANNEAL), (MATCHED,))  # and the bonuses themselves
@@ -60,7 +61,8 @@ DIFFERENCES = {  # a table's name: the pairs of variants whose difference is a c
     ),
     "scale-differences": (
         *(("prefpoe-logstd-0.35", base) for base in ("ppo-cleanrl", "ppo", MATCHED, "ppo-squash-shared", "prefpoe")),
-        ("prefpoe", NARROW),
+        *(("prefpoe", base) for base in (NARROW, NARROW_BONUS)),
+        *((NARROW_BONUS, base) for base in (NARROW, ENT_COEF, "ppo-cleanrl")),
         *((NARROW, base) for base in (MATCHED, "ppo-squash-shared")),
         *((variant, "ppo-cleanrl") for variant in (NARROW, "ppo-squash-shared")),
         ("ppo-squash-shared", "ppo"),
@@ -187,7 +189,7 @@ def sweeps(variants: set[str]) -> dict[str, list[str]]:
             "prefpoe-modes-4-alpha-1",
         ),
         "sac": SAC,
-        "scale": SCALE,
+        "scale": (*SCALE, NARROW_BONUS),
         "cleanrl": CLEANRL,
     }
     members["other"] = sorted(variants.difference(*members.values()))
@@ -200,9 +202,14 @@ def sweeps(variants: set[str]) -> dict[str, list[str]]:
     return found
 
 
+def compared(task: str) -> bool:
+    """Whether a task's name is a Gymnasium id, with the module that registers it or not, without prefix and length."""
+    return bool(re.fullmatch(r"([\w.]+:)?\w+-v\d+", task))
+
+
 def all_tasks(evaluations: Frames) -> list[str]:
     """Those of 1M steps that no prefix sets apart and that have two seeds or more: the paper's, then the others."""
-    found = [task for task, x in evaluations.items() if re.fullmatch(r"\w+-v\d+", task) and x["seed"].nunique() > 1]
+    found = [task for task, x in evaluations.items() if compared(task) and x["seed"].nunique() > 1]
     return [*(task for task in PAPER if task in found), *sorted({*found}.difference(PAPER))]
 
 
@@ -481,7 +488,7 @@ def ratio_at_rest(variant: str) -> float:
 
 def continuous(task: str) -> bool:
     """Whether its actions are, so that experts are Gaussians; as benchmark/cells.sh tells the two scripts apart."""
-    return not task.startswith(("LunarLander-v", "CartPole-", "FrozenLake-"))
+    return not re.search("(LunarLander-v|CartPole-|FrozenLake-)", task)  # a prefix before it or not
 
 
 def acting(curves: pd.DataFrame) -> pd.DataFrame:
@@ -542,20 +549,36 @@ def rest_table(evaluations: Frames, curves: Frames) -> str:
 
 
 def sac_rest_table(curves: Frames) -> str:
-    """A row a variant with a preference on each of SAC's tasks: where its policies are at the end of training."""
+    """A row a variant with a preference on each of SAC's tasks: where its policies are at the end of training.
+
+    The mean of (σ_f² + (μ_f − μ_p)²) / σ_p² over states and dimensions follows from KL(π_f || π_p) and the entropies.
+    """
     names = {"A_z2": "E[A_norm z²], replayed actions", "A_z2_own": "the same, own actions"}
     lines = []
     for task, variant in itertools.product(sac_tasks(curves), SAC[1:]):
-        trace, *x = (late(curves[task], variant, column) for column in ("trace_pref", *names))
-        ratio = late(curves[task], variant, "trace_fused") / trace
+        trace, fused, kl, of_fused, of_pref, *x = (
+            late(curves[task], variant, column)
+            for column in ("trace_pref", "trace_fused", "kl_fused_pref", "entropy_fused", "entropy_pref", *names)
+        )
         if len(trace):
+            spread = 1 + 2 * (kl + of_fused - of_pref) / ACTION_DIM.get(task.split("-")[1], np.nan)
+            of_its_own = 1 - (0.2 + 0.2 * x[variant == "prefpoe-sac-own"]) * 0.05 / 0.1  # by β₁, α, w_pref and w_cons
             line = {"task": task, "variant": variant, "seeds": len(trace)}
-            line |= {"tr Σ_f / tr Σ_p": with_interval("{:.2f}", iqm, ratio)}
+            line |= {"tr Σ_f / tr Σ_p": with_interval("{:.2f}", iqm, fused / trace)}
+            line |= {SPREAD: or_diverges("{:.3f}", spread)}
+            line |= {"where L_pref and L_cons rest": or_diverges("{:.3f}", of_its_own)}
             line |= {"tr Σ_p": with_interval("{:.3g}", iqm, trace)}
-            for name, y in zip(names.values(), x, strict=True):
-                line[name] = with_interval("{:.3g}", iqm, y) if not (np.abs(y) > 1e3).any() else "diverges"
+            line |= {name: or_diverges("{:.3g}", y) for name, y in zip(names.values(), x, strict=True)}
             lines.append(line)
     return table(lines) if lines else ""
+
+
+def or_diverges(form: str, y: np.ndarray) -> str:
+    return with_interval(form, iqm, y) if not (np.abs(y) > 1e3).any() else "diverges"
+
+
+ACTION_DIM = {"HalfCheetah": 6, "Ant": 8}
+SPREAD = "E[(σ_f² + (μ_f − μ_p)²) / σ_p²]"
 
 
 def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
@@ -565,7 +588,7 @@ def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
     tasks = {name: tasks_with(evaluations, {*variants}.difference(REPRODUCE)) for name, variants in groups.items()}
     groups, tasks = groups | {"headline": COMPARED, "sac": SAC}, tasks | {"sac": sac_tasks(evaluations)}
     tasks["headline"] = tasks["differences"] = tasks_with(evaluations, COMPARED)
-    groups, tasks["scale"] = groups | {"scale": ("ppo-cleanrl", "ppo", *SCALE)}, scale_tasks(evaluations)
+    groups, tasks["scale"] = groups | {"scale": ("ppo-cleanrl", "ppo", *SCALE, NARROW_BONUS)}, scale_tasks(evaluations)
     groups, tasks["network"] = groups | {"network": NETWORK}, tasks_with(evaluations, NETWORK[1:2])
     groups, tasks["length"] = groups | {"length": COMPARED}, long_tasks(evaluations)
     bases = dict.fromkeys(("schedules", "fusion", "advantages", "modes"), "prefpoe") | {"sac": SAC[0]}

@@ -344,7 +344,7 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
         f"its tr Σ ends at {at_the_end('prefpoe-modes-4', 'trace_fused', task=ANT)}, that of `prefpoe`",
         f"at {at_the_end('prefpoe', 'trace_fused', task=ANT)}.",
         "changes the return of 300,000 steps of HalfCheetah-v4 no more than seeds do",
-        f"stays near 0, at {at_the_end('prefpoe-sac-own', 'A_z2_own', form='{:.3f}', task=SAC)}",
+        f"stays near 0, at {at_the_end('prefpoe-sac-own', 'A_z2_own', form='{:.3f}', task=SAC)} on HalfCheetah-v4",
         f"tr Σ is {at_the_end('ppo-matched-ent-coef-0.01', 'trace_main')} with the bonus",
         f"and {at_the_end('prefpoe', 'trace_fused')} with the product",
         f"against {at_the_end(MATCHED, 'trace_main')} with neither",
@@ -708,9 +708,6 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
 
 def test_what_is_said_of_sac_is_what_its_runs_show(results):
     text = " ".join(read("open_questions/sac.md").split())
-    trace, fused, own = (
-        statistics.late(results[1][SAC], "prefpoe-sac-own", x) for x in ("trace_pref", "trace_fused", "A_z2_own")
-    )
     of_sac = results[1][SAC].query("variant == 'sac'")
     of_replayed = results[1]["sac-HalfCheetah-v4-12000-steps"].query("variant == 'prefpoe-sac'")
 
@@ -737,19 +734,21 @@ def test_what_is_said_of_sac_is_what_its_runs_show(results):
         tables.with_interval("{:,.0f}", statistics.iqm, earned(rows, 7000, 12_000)) for rows in (of_replayed, of_sac)
     )
     assert "they earn {}, SAC {} (interquartile mean over seeds).".format(*at_first) in text
-    assert f"E[A_norm z²] is {tables.with_interval('{:.3f}', statistics.iqm, own)}. A softmax" in text
-    assert f"The ratio is {tables.with_interval('{:.2f}', statistics.iqm, fused / trace)}, and the formula" in text
-    ant = results[1]["sac-Ant-v4-300000-steps"]
-    pref, acting, weighed = (
-        statistics.late(ant, "prefpoe-sac-own", x) for x in ("trace_pref", "trace_fused", "A_z2_own")
-    )
-    assert f"more than two seeds of 300,000 steps, where the ratio ends at {statistics.iqm(acting / pref):.2f}," in text
-    assert f"the formula's {1 - (0.2 + 0.2 * statistics.iqm(weighed)) * 0.05 / 0.1:.2f}, and why" in text
-    assert len(pref) == 2
-    low, high = statistics.bootstrap(statistics.iqm, fused / trace)
-    assert low < 1 - (0.2 + 0.2 * statistics.iqm(own)) * 0.05 / 0.1 < high
-    assert f"the formula has {1 - (0.2 + 0.2 * statistics.iqm(own)) * 0.05 / 0.1:.2f}." in text
-    assert "give −0.38 and a ratio of 0.94, and a preference worth 0.006" in text
+    found, met = {"q is": [], "at": [], "E[A_norm z²] is": []}, []
+    for task, action_dim in {SAC: 6, "sac-Ant-v4-300000-steps": 8}.items():
+        columns = ("kl_fused_pref", "entropy_fused", "entropy_pref", "A_z2_own")
+        kl, of_fused, of_pref, own = (statistics.late(results[1][task], "prefpoe-sac-own", x) for x in columns)
+        q, rest = 1 + 2 * (kl + of_fused - of_pref) / action_dim, 1 - (0.2 + 0.2 * own) * 0.05 / 0.1
+        for numbers, x in zip(found.values(), (q, rest, own), strict=True):
+            numbers.append(tables.with_interval("{:.3f}", statistics.iqm, x))
+        met += [*((1 - q) / (1 - rest))]
+        low, high = statistics.bootstrap(statistics.iqm, q - rest)
+        assert low > 0.02 * (high - low) and len(q) == 5
+    assert "q is {} on HalfCheetah-v4 and {} on Ant-v4".format(*found["q is"]) in text
+    assert "by themselves would rest at {} and {}.".format(*found["at"]) in text
+    assert "E[A_norm z²] is {} and {}, where a softmax".format(*found["E[A_norm z²] is"]) in text
+    assert f"takes back only {min(met):.2f} to {max(met):.2f}, by run," in text
+    assert "give −0.38 and q = 0.94, and a preference worth 0.006" in text
     ratio = (1 - 0.2 / 2) / (1 - 0.2 * 6**-0.5 / 2)  # r = 1 - (0.2 - 0.2 r / sqrt(6)) 0.05 / 0.1
     assert ratio == pytest.approx(0.94, abs=0.005) and -ratio * 6**-0.5 == pytest.approx(-0.38, abs=0.005)
     assert 0.1 * (1 - ratio) == pytest.approx(0.006, abs=0.0005)

@@ -117,7 +117,7 @@ def test_seeds_become_a_band_and_other_arguments_other_lines(runs):
     rewrite(runs / "one" / "config.json", id="abc")
     rewrite(runs / "two" / "config.json", run_name="other", versions={}, id="xyz", track=True, cuda=True)
     wide = shutil.copytree(runs / "one", runs / "wide")
-    rewrite(wide / "config.json", alpha=0.4, anneal_pref=True)
+    rewrite(wide / "config.json", alpha=0.4, anneal_pref=True, id="wide")
     axes, figure = draw(runs / "one", runs / "plain", runs / "two", wide, runs / "one" / ".." / "one")
     common = ["prefpoe_continuous, alpha=0.2, anneal_pref=False (2 runs)", "ppo_baseline"]
     assert legend(figure)[:3] == [*common, "prefpoe_continuous, alpha=0.4, anneal_pref=True"]
@@ -132,6 +132,15 @@ def test_seeds_become_a_band_and_other_arguments_other_lines(runs):
     colors = [line.get_color() for line in axes["speed"].get_lines()]
     assert len({*colors}) == 3
     assert len({line.get_marker() for line in axes["speed"].get_lines()}) == 3
+
+
+def test_runs_of_a_changed_script_stay_apart(runs):
+    changed = shutil.copytree(runs / "one", runs / "changed")
+    versions = json.loads((changed / "config.json").read_text())["versions"]
+    name = versions["script"].rpartition(" ")[0]
+    rewrite(changed / "config.json", seed=9, id="changed", versions=versions | {"script": f"{name} 01234567"})
+    _, figure = draw(runs / "one", changed)
+    assert legend(figure)[:2] == [f"script={versions['script']}", f"script={name} 01234567"]
 
 
 def test_runs_of_two_scripts_under_one_exp_name_stay_apart(runs):
@@ -227,6 +236,7 @@ def test_mistakes_get_one_line(runs, tmp_path, capsys):
         *(((folder,), None, f"{folder.name}: no iteration has ended yet") for folder in waiting),
         ((runs / "one",), tmp_path / "nowhere" / "a.png", "a.png cannot be written"),
         ((runs / "one",), tmp_path / "a.word", "a.word cannot be written"),
+        ((runs / "one", shutil.copytree(runs / "one", tmp_path / "copy")), None, "copy are copies of one run"),
     ]
     for folders, output, advice in mistakes:
         with pytest.raises(SystemExit) as caught:
@@ -236,6 +246,6 @@ def test_mistakes_get_one_line(runs, tmp_path, capsys):
         assert error.startswith("error: ")
         assert error.count("\n") == 1
         assert advice in error
-    rewrite(waiting[0] / "config.json", alpha=0.4)  # the only run of its line
+    rewrite(waiting[0] / "config.json", alpha=0.4, id="waiting")  # the only run of its line
     plot.main(plot.Args(runs=(waiting[0], runs / "one"), output=tmp_path / "a.png"))
     assert capsys.readouterr().err == "skipped, since no iteration has ended yet: waiting0\n"

@@ -759,7 +759,8 @@ def test_blocks_are_filled_in_and_unknown_ones_reported(tmp_path, capsys):
 
 
 def test_update_readme_fills_both_pages(runs, tmp_path, monkeypatch):
-    pages = tmp_path / "one.md", tmp_path / "two.md"
+    pages = tmp_path / "one.md", tmp_path / "results" / "two.md"
+    (tmp_path / "results").mkdir()
     for page in pages:
         page.write_text(f"<!-- report: {TASK}-reproduce --><!-- /report -->")
     monkeypatch.setattr(report, "FILLED", pages)
@@ -767,6 +768,33 @@ def test_update_readme_fills_both_pages(runs, tmp_path, monkeypatch):
     assert all("prefpoe" not in page.read_text() for page in pages)
     make(tmp_path / "results", update_readme=True)
     assert all("| prefpoe | 1 |" in page.read_text() for page in pages)
+    filled = [page.read_text() for page in pages]
+    with pytest.raises(SystemExit):  # of other results
+        make(tmp_path / "others", *runs.iterdir(), update_readme=True)
+    assert filled == [page.read_text() for page in pages]
+
+
+def test_two_runs_of_one_name_and_a_run_named_after_another_task_are_not_taken_in(runs, tmp_path, capsys):
+    run = runs / "CartPole-v1__prefpoe__3"
+    with pytest.raises(SystemExit):
+        make(tmp_path / "results", run, shutil.copytree(run, tmp_path / "other" / run.name))
+    assert "are both seed 3 of prefpoe on CartPole-v1" in capsys.readouterr().err
+    renamed = shutil.copytree(run, tmp_path / "LunarLander-v3__prefpoe__3")
+    with pytest.raises(SystemExit):
+        make(tmp_path / "results", renamed)
+    assert "1 not <task>__<variant>__<seed>" in capsys.readouterr().err
+
+
+def test_runs_of_one_variant_that_differ_in_what_is_learned_are_told(runs, tmp_path, capsys):
+    run = runs / "CartPole-v1__prefpoe__3"
+    for seed, changes in {4: {}, 5: {"beta1": 4.0}, 6: {"versions": {"script": "prefpoe_lunarlander.py 0"}}}.items():
+        other = shutil.copytree(run, tmp_path / f"CartPole-v1__prefpoe__{seed}")
+        config = json.loads((other / "config.json").read_text())
+        (other / "config.json").write_text(json.dumps(config | {"seed": seed} | changes))
+        make(tmp_path / str(seed), run, other)
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+        named = {4: [], 5: ["beta1"], 6: ["script"]}[seed]
+        assert [line.rpartition(" differ in ")[2] for line in said] == named
 
 
 def test_every_page_says_what_the_committed_results_say():
@@ -931,7 +959,9 @@ def test_the_command_line_takes_all_of_a_runs_folder(runs, tmp_path):
     ]
     argv.append("--no-figures")
     process = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=60, check=True)
-    assert process.stderr == "skipped: 1 unfinished runs, 2 not <task>__<variant>__<seed>\n"
+    first, second = process.stderr.splitlines()
+    assert first == "skipped: 1 unfinished runs, 2 not <task>__<variant>__<seed>"
+    assert re.fullmatch(r"in no table over tasks, by name or length: CartPole-v1-\d+-steps", second)
     assert process.stdout.strip() == (tmp_path / "results" / "tables.md").read_text(encoding="utf-8").strip()
     assert len(rows_of(tmp_path / "results", "evaluations")) == 2
 

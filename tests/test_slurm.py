@@ -165,6 +165,10 @@ def test_a_requeued_task_goes_on_and_every_run_of_the_array_is_complete(slurm):
     assert slurm("benchmark/slurm.sh", "reproduce", "--", *FLAGS) == "reproduce: all runs have finished\n"
     assert not slurm("squeue", "--noheader")
 
+    job = slurm.submit("reproduce", "--", *FLAGS, "--gamma", "0.9")  # which no run has finished with
+    slurm.drain()
+    assert "was made with other arguments" in (slurm.runs / f"slurm-{job}_1.out").read_text()
+
 
 def test_a_task_whose_run_fails_has_failed_and_names_the_log(slurm, tmp_path):
     """And has what it needs of the environment also where the site keeps that from the tasks."""

@@ -91,6 +91,12 @@ def test_a_finished_sweep_is_skipped_also_with_track_but_not_with_other_flags(co
     assert other.returncode == 1
     assert other.stdout.startswith(f"runs/{RUN} was made with other arguments, see runs/{RUN}.args")
 
+    (copy / f"runs/{RUN}.args").unlink()  # of a folder that was copied here alone
+    alone = sweep(copy, "reproduce.sh", *FLAGS, **CELL)
+    assert alone.returncode == 0
+    assert alone.stdout.startswith(f"runs/{RUN}.args is missing: runs/{RUN} is taken for a run with the arguments ")
+    assert sweep(copy, "reproduce.sh", *FLAGS, "--gamma", "0.9", **CELL).returncode == 1
+
 
 def test_a_sweep_made_with_track_before_it_was_left_out_of_args_is_skipped(copy):
     """The .args of sweeps up to now hold --track."""
@@ -177,6 +183,7 @@ def test_help_of_what_is_no_sweep(copy):
         (dict(WORKERS="x"), "WORKERS=x: give the number of runs"),
         (dict(STEPS="1e6"), "STEPS=1e6: give the number of environment steps"),
         (dict(PREFIX="a b"), "PREFIX=a b: give letters"),
+        (dict(PREFIX="mine_"), "PREFIX=mine_: give letters, digits, . _ and -, the last a -"),
         (dict(PYTHON="/no/such python"), "there is no program /no/such python: "),
     ],
 )
@@ -185,6 +192,23 @@ def test_a_mistake_is_one_line_and_exit_code_2(copy, changes, says):
     assert (process.returncode, process.stdout) == (2, "")
     assert re.fullmatch(r"benchmark/(reproduce|workers)\.sh: " + re.escape(says) + ".*\n", process.stderr)
     assert not (copy / "runs").exists()
+
+
+@pytest.mark.parametrize("flags", [("--env-id", "CartPole-v1"), ("--seed=3",), ("--run-name", "x"), ("--resume", "x")])
+def test_a_flag_that_each_run_has_of_its_own_is_refused(copy, flags):
+    process = sweep(copy, "reproduce.sh", *flags)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert (
+        process.stderr
+        == f"benchmark/reproduce.sh: {flags[0]}: each run has its own; choose by TASKS, SEEDS, STEPS and PREFIX\n"
+    )
+
+
+def test_a_choice_may_stand_on_several_lines(copy):
+    chosen = dict(TASKS="Ant-v4", SEEDS="1\n2", VARIANTS="ppo-matched prefpoe\n  prefpoe-anneal\tppo")
+    listed = sweep(copy, "reproduce.sh", "--list", **chosen).stdout.splitlines()
+    names = {f"Ant-v4__{variant}__{seed}" for variant in chosen["VARIANTS"].split() for seed in (1, 2)}
+    assert {line.split()[0] for line in listed} == names and len(listed) == 8
 
 
 @pytest.mark.parametrize("text", ["my name", "a  'b' \"c\" $HOME ; & \\ *", " end ", ""])
