@@ -349,7 +349,7 @@ def update(step: Callable, params: torch.Tensor, adam: Adam, batch: Batch, rng, 
         columns = [column[order].chunk(args.num_minibatches) for column in batch]
         for minibatch in zip(*columns, strict=True):
             losses.append(step(params, adam, Batch(*minibatch), now))
-    assert not Losses(*losses[0]).approx_kl > 0.01, "the policy has not moved yet: the step sees another than acted"
+    assert not Losses(*losses[0]).approx_kl > 1e-3, "the policy has not moved yet: the step sees another than acted"
     return Losses(*torch.stack(losses).mean(0).tolist())
 
 
@@ -373,7 +373,6 @@ def make_step(agent: Agent, args: Args) -> Callable:
     """
     names, shapes = zip(*((name, x.shape) for name, x in agent.named_parameters()), strict=True)
     sizes = [shape.numel() for shape in shapes]
-    assert all(x.requires_grad for x in agent.parameters()), "the step moves every weight: a frozen one is a buffer"
     m_decay, v_decay = 0.9, 0.999  # beta_1 and beta_2 of Adam
     decays = torch.tensor([m_decay, v_decay], dtype=torch.float64, device=next(agent.parameters()).device)
 
@@ -852,8 +851,9 @@ class Log:
         if not (math.isfinite(losses.loss) and params.isfinite().all()):
             self.close(1)
             fail(f"not finite at step {step} (loss {losses.loss}): {self.folder} keeps the last good checkpoint", 1)
-        whole = torch.equal(parameters_to_vector(self.learner.agent.parameters()), params)
-        assert whole, "what acts is not what is trained: copy new weights into the agent's, do not replace them"
+        weights = [*self.learner.agent.parameters()]
+        whole = torch.equal(parameters_to_vector(weights), params) and all(x.requires_grad for x in weights)
+        assert whole, "the step trains the agent's first weights, and all of them: some have been replaced or frozen"
         returns = [math.nan]
         if args.eval_every and iteration % args.eval_every == 0:
             returns = evaluate(numpy_policy(self.learner.agent, now), self.eval_env, self.learner.obs_stats, 3, now)
@@ -934,7 +934,7 @@ def whole_rows(path: Path, header: str, steps: range) -> bytes:
     """metrics.csv up to the checkpoint: the header, and of these steps the rows that a crash left whole."""
     *lines, _ = path.read_text(errors="replace").split("\n") if path.exists() else [""]
     if lines and lines[0] != header and lines[0].startswith("global_step,"):
-        fail(f"{path} has other columns than this script writes: rename it, or go on with the script that began it")
+        fail(f"{path} has other columns than this script writes: go on with the script that began it")
     whole = {line.split(",")[0]: line for line in lines if line.count(",") == header.count(",")}
     kept = [whole[str(step)] for step in steps if str(step) in whole]
     if len(kept) < len(steps):

@@ -26,7 +26,7 @@ export WANDB_RUN_GROUP
 [[ $WORKERS =~ ^[1-9][0-9]*$ ]] || fail "WORKERS=$WORKERS: give the number of runs at a time"
 [[ $STEPS =~ ^[1-9][0-9]*$ ]] || fail "STEPS=$STEPS: give the number of environment steps a run"
 [[ " ${SEEDS:-}" =~ ^([[:space:]]+(0|[1-9][0-9]*))*[[:space:]]*$ ]] || fail "SEEDS=$SEEDS: give numbers, as in SEEDS=\"1 2 3\""
-[[ ${PREFIX:-} =~ ^([A-Za-z0-9._-]*-)?$ ]] || fail "PREFIX=$PREFIX: give letters, digits, . _ and -, the last a -"
+[[ ${PREFIX:-} =~ ^([A-Za-z0-9._][A-Za-z0-9._-]*-)?$ ]] || fail "PREFIX=$PREFIX: give letters, digits, . _ and -, and a - at the end"
 for name in TASKS VARIANTS SEEDS; do # words with one blank between them, whatever stood there
   if [[ ${!name:-} ]]; then
     read -r -d '' -a words <<<"${!name}" || true
@@ -47,7 +47,7 @@ run_sweep() { # flags...: all cells, seed by seed, so that an early look sees ev
   check VARIANTS "$variants"
   ((${#runs[@]})) || fail "there are no runs with these TASKS, VARIANTS and SEEDS"
   for word in "$@"; do
-    case $word in
+    case ${word//_/-} in
       --list) only_list=true ;;
       --env-id* | --seed* | --total-timesteps* | --run-name* | --resume* | --evaluate*)
         fail "$word: each run has its own; choose by TASKS, SEEDS, STEPS and PREFIX"

@@ -211,7 +211,7 @@ def take_in(folders: tuple[Path, ...], results: Path) -> None:
             tasks.add(task)
     if unfinished or misnamed:
         print(f"skipped: {unfinished} unfinished runs, {misnamed} not <task>__<variant>__<seed>", file=sys.stderr)
-    if apart := [task for task in sorted(tasks) if not compared(task)]:
+    if apart := [task for task in sorted(tasks) if not compared(task) and not task.startswith(("sac-", "long-"))]:
         print(f"in no table over tasks, by name or length: {', '.join(apart)}", file=sys.stderr)
     if folders and not tasks:
         fail("no finished run <task>__<variant>__<seed> is among the folders; give run folders, such as runs/*")
@@ -223,7 +223,7 @@ def take_in(folders: tuple[Path, ...], results: Path) -> None:
 def check_twins(folder: Path, name: tuple[str, str, str], seen: dict) -> None:
     """Fail where a run of this task, variant and seed was there before, warn where those of other seeds are of another
     kind; `seen` holds the folders by name and the arguments of a variant's first run."""
-    if name in seen:
+    if seen.get(name, folder).resolve() != folder.resolve():
         fail(f"{seen[name]} and {folder} are both seed {name[2]} of {name[1]} on {name[0]}: leave one out")
     seen[name], config = folder, learned(read_config(folder))
     first = seen.setdefault(name[:2], (folder, config))

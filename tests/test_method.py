@@ -587,12 +587,17 @@ MISTAKES = {  # of someone who changes a copy: where, what is added before it, a
     "a head": (
         "        losses = update(",
         "        agent.HEAD = layer_init(nn.Linear(64, agent.HEAD.out_features), 0.01)\n",
-        "do not replace them",
+        "replaced or frozen",
     ),
-    "a frozen head": (
+    "a head frozen from the start": (
         "    if args.evaluate:\n        return evaluate_only(",
         "    learner.agent.HEAD.requires_grad_(False)\n",
-        "a frozen one is a buffer",
+        "replaced or frozen",
+    ),
+    "a head frozen later": (
+        "        losses = update(",
+        "        agent.HEAD.requires_grad_(iteration < 2)\n",
+        "replaced or frozen",
     ),
     "a column now and then": (
         "        log.end_iteration(",

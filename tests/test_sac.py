@@ -586,6 +586,10 @@ def experts(states=400):
     return (sac.Gaussian(mu, (log_s + i - 1).exp()) for i, (mu, log_s) in enumerate(zip(mean, log_std, strict=True)))
 
 
+def test_its_fusion_has_the_bounds_of_the_ppo_scripts(continuous):
+    assert sac.STD_BOUNDS == continuous.STD_BOUNDS
+
+
 def moved(policy, by):
     return sac.Gaussian(policy.mean, policy.std * by.exp())
 

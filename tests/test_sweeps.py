@@ -183,7 +183,7 @@ def test_help_of_what_is_no_sweep(copy):
         (dict(WORKERS="x"), "WORKERS=x: give the number of runs"),
         (dict(STEPS="1e6"), "STEPS=1e6: give the number of environment steps"),
         (dict(PREFIX="a b"), "PREFIX=a b: give letters"),
-        (dict(PREFIX="mine_"), "PREFIX=mine_: give letters, digits, . _ and -, the last a -"),
+        (dict(PREFIX="mine_"), "PREFIX=mine_: give letters, digits, . _ and -, and a - at the end"),
         (dict(PYTHON="/no/such python"), "there is no program /no/such python: "),
     ],
 )
@@ -194,7 +194,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(copy, changes, says):
     assert not (copy / "runs").exists()
 
 
-@pytest.mark.parametrize("flags", [("--env-id", "CartPole-v1"), ("--seed=3",), ("--run-name", "x"), ("--resume", "x")])
+@pytest.mark.parametrize("flags", [("--env-id", "CartPole-v1"), ("--seed=3",), ("--run_name", "x"), ("--resume", "x")])
 def test_a_flag_that_each_run_has_of_its_own_is_refused(copy, flags):
     process = sweep(copy, "reproduce.sh", *flags)
     assert (process.returncode, process.stdout) == (2, "")
