@@ -261,7 +261,7 @@ def draw_scale(evaluations: Frames) -> Figure:
                 axis.plot([x, x], bootstrap(iqm, y), color=STYLE[default]["color"], lw=1.2)
         if len(y := scores(rows, NARROW_BONUS, m)):
             looks, x = STYLE[ENT_COEF] | dict(linestyle=""), SCALE[NARROW] + 0.04
-            axis.plot([x], [iqm(y)], label="the same with an entropy bonus", **looks)
+            axis.plot([x], [iqm(y)], label="that PPO with an entropy bonus", **looks)
             axis.plot([x, x], bootstrap(iqm, y), color=looks["color"], lw=1.2)
         axis.set_title(task if m == "evaluation" else "", fontsize="medium")
         axis.set_xlabel("log σ of the acting policy at the start" if m != "evaluation" else "")
@@ -303,7 +303,7 @@ def draw_comparisons(evaluations: Frames) -> Figure:
     bases = [base for base in bases if any(base == key[1] for key in found)]
     tasks = [task for task in all_tasks(evaluations) if any(task in pairs for pairs in found.values())]
     title = "probability that a run beats one of the variant named, 95 % bootstrap interval"
-    figure, axes = panels(len(bases), title, 3.9, 1.9 + 0.6 * len(tasks), most=2, sharex=True, sharey=True)
+    figure, axes = panels(len(bases), title, 3.9, 1.9 + 0.6 * len(tasks), most=3, sharex=True, sharey=True)
     for axis, base in zip(axes, bases, strict=True):
         axis.axvline(0.5, color="black", lw=1)
         axis.axhline(len(tasks) - 0.5, color="#999999", lw=0.8)

@@ -246,6 +246,7 @@ SAC = "sac-HalfCheetah-v4-300000-steps"
 LONG = "long-HalfCheetah-v4-2000000-steps"
 BONUSES = {"prefpoe": BONUS, "prefpoe-anneal": f"{BONUS}-anneal"}
 NARROW, WIDE = "ppo-matched-logstd--1.35", "prefpoe-logstd-0.35"
+NARROW_BONUS = f"{NARROW}-ent-coef-0.01"
 BOXES = (CHEETAH, ANT, HOPPER, WALKER, BIPED, HUMANOID)  # continuous actions
 UPRIGHT = (HOPPER, WALKER, BIPED, HUMANOID)
 EVERY = (*BOXES, LANDER, *tables.EASY)
@@ -309,7 +310,8 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
     claims = [
         f"of {probability(MATCHED, 'evaluation', EVERY)} in evaluation",
         f"and of {probability(MATCHED, training, EVERY)} while training; one of PPO that starts as narrow",
-        f"with {probability(NARROW, 'evaluation', started)} and {probability(NARROW, training, started)}. By task, in",
+        f"with {probability(NARROW, 'evaluation', started)} and {probability(NARROW, training, started)}. Where such",
+        f"with {probability(NARROW_BONUS, 'evaluation', started)} and {probability(NARROW_BONUS, training, started)}: not",
         f"with a probability of {probability('ppo-cleanrl', 'evaluation', UPRIGHT)} in evaluation",
         f"and of {probability('ppo-cleanrl', training, UPRIGHT)} while training. Beside",
         f"over the 17 dimensions, at {spread('prefpoe', 'trace_fused')}",
@@ -348,6 +350,7 @@ def test_every_number_of_the_paper_is_that_of_the_results(results):
         f"tr Σ is {at_the_end('ppo-matched-ent-coef-0.01', 'trace_main')} with the bonus",
         f"and {at_the_end('prefpoe', 'trace_fused')} with the product",
         f"against {at_the_end(MATCHED, 'trace_main')} with neither",
+        f"from log σ = −1.35 with the bonus ends at {at_the_end(NARROW_BONUS, 'trace_main')}, not told from",
         f"from σ = 0.37, ends at {at_the_end('prefpoe-none', 'trace_fused')}",
         f"from σ = 1, at {at_the_end(WIDE, 'trace_fused')}",
         f"is {at_the_end('prefpoe', 'guidance', form='{:.3f}')} at the end of training on HalfCheetah-v4",
@@ -488,14 +491,15 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
         assert not differs(HOPPER, WIDE, "ppo-cleanrl", m)
         for pair in ((WIDE, "prefpoe"), ("prefpoe", NARROW)):
             assert differs(HOPPER, *pair, m) and not apart(HOPPER, *pair, m)
-    for pair in (("prefpoe", NARROW), (NARROW, MATCHED, "training_return")):
+        assert differs(HOPPER, NARROW_BONUS, NARROW, m) and not apart(HOPPER, NARROW_BONUS, NARROW, m)
+    for pair in (("prefpoe", NARROW), (NARROW, MATCHED, "training_return"), (NARROW_BONUS, NARROW)):
         assert differs(WALKER, *pair) and not apart(WALKER, *pair)
     assert apart(WALKER, WIDE, "ppo-cleanrl", "training_return")
     assert apart(HOPPER, NARROW, "ppo-squash-shared") and not differs(HOPPER, MATCHED, "ppo-squash-shared")
     assert all(apart(CHEETAH, WIDE, "ppo", m) for m in both)
     assert apart(CHEETAH, WIDE, "ppo-squash-shared", "training_return")
     fallen = evaluations[HOPPER].query("training_return < 500")["variant"].value_counts()
-    expected = {NARROW: 8, "prefpoe-anneal": 4, "prefpoe": 2, MATCHED: 1, f"{BONUS}-anneal": 1}
+    expected = {NARROW: 8, "prefpoe-anneal": 4, NARROW_BONUS: 3, "prefpoe": 2, MATCHED: 1, f"{BONUS}-anneal": 1}
     assert fallen.to_dict() == expected
     for variant in ("prefpoe", "prefpoe-anneal"):
         assert apart(HOPPER, variant, "ppo-cleanrl", "training_return")
@@ -528,10 +532,15 @@ def test_the_paper_says_no_more_than_the_intervals_do(results):
         ("prefpoe-anneal", MATCHED, "training_return", (CHEETAH, ANT), 0),
         ("prefpoe", NARROW, "evaluation", (CHEETAH, HOPPER, WALKER), 1),
         ("prefpoe", NARROW, "training_return", (CHEETAH, HOPPER, WALKER), 0),
+        *(("prefpoe", NARROW_BONUS, m, (CHEETAH, HOPPER, WALKER), 0) for m in both),
     ):
         low, high = probability(variant, base, measure, tasks)
         near = 0.02 * (high - low)  # as of differences
         assert int(low - 0.5 > near) - int(0.5 - high > near) == side, (variant, base, measure, tasks)
+    for task in (CHEETAH, HOPPER, WALKER):
+        ends = (("prefpoe", "trace_fused"), (NARROW_BONUS, "trace_main"))
+        assert not statistics.differ(*(statistics.late(results[1][task], *x) for x in ends))
+        assert not any(differs(task, "prefpoe", NARROW_BONUS, m) for m in both)
     told = [(task, m) for task in EVERY for m in both if differs(task, "prefpoe", MATCHED, m)]
     assert sorted(told) == [(HUMANOID, "training_return"), (LANDER, "evaluation")]
     assert {*evaluations[HUMANOID].groupby("variant").size()} == {5}
