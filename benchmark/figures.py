@@ -101,6 +101,8 @@ def panels(count: int, title: str, width: float = 4.2, height: float = 3.5, most
         axis.grid(alpha=0.25)
     for axis in axes[count:]:
         axis.set_axis_off()
+    for axis in axes[max(0, count - columns) : count]:  # those with no panel below, also where a row shares its numbers
+        axis.tick_params(labelbottom=True)
     figure.suptitle(title, fontsize="medium")
     return figure, axes[:count]
 
