@@ -992,7 +992,7 @@ def test_schedules_reach_acting_and_losses(script, space, changes, rng):
         assert dataclasses.replace(now, **weights) == expected  # nothing else has changed
         policy = policies(agent, torch.tensor(obs).double(), expected)[2]
         assert_acts_as(policy, script.numpy_policy(agent, now), obs.astype(float), 1e-8)
-        batch = make_batch(script, agent, now, moved=0.2)
+        batch = make_batch(script, agent, now, moved=0.1)
         losses = script.update(step, params, adam, batch, rng, now)
         reference, _ = reference_step(twin, optimizer, batch, expected)
         assert losses._asdict() == pytest.approx(reference, 1e-6, 1e-8)
