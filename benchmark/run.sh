@@ -19,8 +19,7 @@ until flock -n 9 2>/dev/null; do
   waiting=yes
   sleep 1
 done
-rows=$(wc -l 2>/dev/null <"$folder/metrics.csv" || echo 0)
-if ((rows > 1)) || [[ -f $folder/evaluation.json ]]; then # it has trained
+if [[ -f $folder/metrics.csv || -f $folder/evaluation.json ]]; then # it has trained
   if [[ $(cat "$folder.args" 2>/dev/null) != "$args" ]]; then
     echo "error: $folder has other arguments, or none, in $folder.args: give this one another PREFIX" >&9
     exit 2
