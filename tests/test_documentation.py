@@ -113,8 +113,8 @@ def test_every_command_is_one(variables, words, capsys):
 
 
 def test_every_flag_in_the_prose_is_one():
-    names = *SCRIPTS, "report", "plot", "speed", "open_questions.prefpoe_multimodal", "open_questions.prefpoe_sac"
-    modules = [importlib.import_module(name) for name in names]
+    scripts = *SCRIPTS, "report", "plot", "speed", *(f"open_questions.prefpoe_{name}" for name in ("multimodal", "sac"))
+    modules = map(importlib.import_module, scripts)
     names = {name.replace("_", "-") for module in modules for name in vars(module.Args()) if name[0] != "_"}
     known = {f"--{no}{name}" for name in names for no in ("", "no-")} | {"--help", "--list"}
     found = {(name, span.split()[0]) for name in PAGES for span in spans(name) if span.startswith("--") and span[2:]}
@@ -122,7 +122,6 @@ def test_every_flag_in_the_prose_is_one():
 
 
 def test_readmes_commands_do_what_it_says_and_the_guide_describes_every_column_and_no_other(tmp_path, monkeypatch):
-    """In a copy of the repository, in their order and with few steps."""
     for name in FILES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -140,8 +139,8 @@ def test_readmes_commands_do_what_it_says_and_the_guide_describes_every_column_a
         except SystemExit as end:
             assert not end.code
     run = tmp_path / "runs" / "cheetah"
-    assert {"config.json", "metrics.csv", "checkpoint.pt", "evaluation.json"} <= {path.name for path in run.iterdir()}
-    assert (run / "plot.png").read_bytes()[:4] == b"\x89PNG"
+    files = "config.json", "metrics.csv", "checkpoint.pt", "evaluation.json", "plot.png"
+    assert all((run / name).stat().st_size for name in files)
     assert [*run.parent.glob("LunarLander-v3__*/wandb/offline-run-*")]
     columns = [*pd.read_csv(run / "metrics.csv")]
     (table,) = re.findall(r"^\| `global_step` .*?\n\n", read(GUIDE), flags=re.DOTALL | re.MULTILINE)
@@ -200,6 +199,7 @@ FILLED_IN = re.compile("<!-- report: .*?<!-- /report -->", flags=re.DOTALL)  # w
 RESULTS = ROOT / "benchmark" / "results"
 EVALUATIONS, CURVES = (report.read_results(RESULTS, kind) for kind in ("evaluations", "curves"))
 SAC = CURVES["sac-HalfCheetah-v4-300000-steps"].query("variant == 'sac'")
+DIVERGING = CURVES["sac-HalfCheetah-v4-12000-steps"]
 CHEETAH, ANT, LANDER, HUMANOID = "HalfCheetah-v4", "Ant-v4", "LunarLander-v3", "Humanoid-v4"
 UPRIGHT = {"Hopper-v4", "Walker2d-v4", "BipedalWalker-v3"}
 GROUPS = {CHEETAH, ANT}, {CHEETAH, ANT, LANDER}, UPRIGHT, UPRIGHT | {HUMANOID}, UPRIGHT | {HUMANOID, CHEETAH, ANT}
@@ -247,9 +247,7 @@ def quantities():
         found.append(
             (statistics.iqm, [np.sqrt(late(HUMANOID, variant, f"trace_{expert}") / 17)])
         )  # σ, of 17 dimensions
-    found += [
-        (statistics.iqm, [earned(rows, 7000, 12_000)]) for rows in (CURVES["sac-HalfCheetah-v4-12000-steps"], SAC)
-    ]
+    found += [(statistics.iqm, [earned(rows, 7000, 12_000)]) for rows in (DIVERGING, SAC)]
     for (task, rows), measure in itertools.product(EVALUATIONS.items(), tables.MEASURES):
         of_task = {(task, measure, variant): runs(task, variant, measure) for variant in rows["variant"].unique()}
         of_task = {key: x for key, x in of_task.items() if len(x) > 1}
@@ -331,9 +329,9 @@ def wrong(text):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_number_with_an_interval_is_one_of_the_results(name):
-    text = prose(name)
-    assert wrong(text) == []
-    assert len(re.findall(rf"\[{NUMBER}, {NUMBER}\]", text)) == len(stated(text))  # no interval without its number
+    assert wrong(prose(name)) == []
+    alone = re.findall(rf"\[{NUMBER}, {NUMBER}\]", WITH_INTERVAL.sub("", prose(name)))
+    assert alone == []
 
 
 def test_a_changed_digit_is_seen():
