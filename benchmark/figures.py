@@ -177,10 +177,10 @@ def of_policies(variant: str, quantity: str) -> list[tuple[str, str, dict]]:
 
 
 def draw_over_tasks(curves: Frames, variants: list[str], quantities: dict[str, str]) -> Figure:
-    """Over training, a column a task and a row for each of `quantities`, a column of the curves -> its axis' label, that
-    any of the curves has."""
+    """Over training, a column a task and a row for each of `quantities`, a column of the curves -> its axis' label; of
+    those but the training return without one that no curve has."""
     known = {column for rows in curves.values() for column in acting(rows).dropna(axis="columns", how="all")}
-    quantities = {column: label for column, label in quantities.items() if column in known}
+    quantities = {column: label for column, label in quantities.items() if column in {*known, "episodic_return"}}
     title = "IQM over seeds, 95 % bootstrap band"
     width, longest = 6.0 if len(curves) == 1 else 4.0, max(rows["global_step"].max() for rows in curves.values())
     unit, of_steps = (1e6, "millions") if longest > 1e5 else (1e3, "thousands")  # of all panels, which share the axis

@@ -202,8 +202,8 @@ def read_results(results: Path, kind: str, text: bool = False) -> Frames:
             cells = pd.read_csv(path, dtype=str, keep_default_na=False)
             if [*cells.columns] != COLUMNS[kind]:
                 raise ValueError(f"its columns are not {', '.join(COLUMNS[kind])}")
-            if cells.isna().any(axis=None):
-                raise ValueError("a line of it is short")
+            if (cells[[*RUN, "global_step"]] == "").any(axis=None):
+                raise ValueError("a line of it is of no run or no step")
             numeric = [name for name in COLUMNS[kind] if name not in TEXT]
             numbers = cells.assign(**cells[numeric].replace("", "nan").astype(float))
         except ValueError as error:
