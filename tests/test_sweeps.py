@@ -138,6 +138,7 @@ def test_a_run_without_metrics_is_started_again_and_one_with_metrics_is_resumed(
         return (copy / f"runs/{RUN}.log").read_text().splitlines()[-1]
 
     assert told("--gamma", "2").endswith(f"--gamma 2 --run-name {RUN}")
+    assert told().endswith(f"--total-timesteps 128 --run-name {RUN}")
     (folder / "metrics.csv").write_text("global_step,SPS\n64,1000\n")
     assert told() == f"told ppo_baseline.py --resume runs/{RUN} --no-track"
     assert told("--track") == f"told ppo_baseline.py --resume runs/{RUN} --track"
