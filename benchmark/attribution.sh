@@ -27,9 +27,9 @@ for task in HalfCheetah-v4 Ant-v4; do
           case $base$logstd$squash$shared in
             ppo-logstd-squash-shared) cell $task ppo-matched 5 "${MATCHED[@]}" ;;
             ppo | ppo-logstd | ppo-cleanrl | ppo-cleanrl-logstd | ppo-cleanrl-squash | ppo-cleanrl-shared)
-              cell $task $base$logstd$squash$shared 5 ppo_baseline.py "${flags[@]}"
+              cell $task $base$logstd$squash$shared 5 ppo_baseline.py ${flags[@]+"${flags[@]}"}
               ;;
-            *) cell $task $base$logstd$squash$shared 3 ppo_baseline.py "${flags[@]}" ;;
+            *) cell $task $base$logstd$squash$shared 3 ppo_baseline.py ${flags[@]+"${flags[@]}"} ;;
           esac
         done
       done

@@ -9,14 +9,14 @@
 #
 # All other flags go to every run; with --track the sweep is its group on Weights & Biases and the variant its tag.
 # A run is runs/<task>__<variant>__<seed> and its output runs/<...>.log; sweeps share the runs they have in common.
-# Finished runs are skipped and interrupted ones go on, so start a sweep again at will; Ctrl-C stops all its runs.
-# Failed runs are listed at the end; the exit code is 0 where every run has finished.
+# Finished runs are skipped and interrupted ones go on, so start a sweep again at will; Ctrl-C stops all its runs, and a
+# wrong flag does at the first one. Failed runs are listed at the end; the exit code is 0 where every run has finished.
 set -euf -o pipefail
 fail() { echo "benchmark/$(basename "$0"): $*" >&2 && exit 2; }
 for flag in "$@"; do
   if [[ $flag == -h || $flag == --help ]]; then # the comment at the head of the sweep, and the options above
-    sed -n '/^#!/d; /^# shellcheck/d; s/^# \{0,1\}//p; t; q' "$0"
-    sed -n '1,/^#$/d; s/^# \{0,1\}//p; t; q' "${BASH_SOURCE[0]}" && exit
+    sed -n -e '/^#!/d; /^# shellcheck/d; s/^# \{0,1\}//p' -e t -e q "$0"
+    sed -n -e '1,/^#$/d; s/^# \{0,1\}//p' -e t -e q "${BASH_SOURCE[0]}" && exit
   fi
 done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -141,6 +141,12 @@ def plain_log_ticks(axis) -> None:
     axis.yaxis.set_major_formatter("{x:g}")
 
 
+def with_numbers(curves: pd.DataFrame, lines: dict[str, list]) -> dict[str, list]:
+    """The panels of `draw_curves` that show anything: a short run has had no evaluation, and maybe no episode's end."""
+    known = {column: {*curves.dropna(subset=[column])["variant"]} for drawn in lines.values() for _, column, _ in drawn}
+    return {title: x for title, drawn in lines.items() if (x := [line for line in drawn if line[0] in known[line[1]]])}
+
+
 def draw_curves(task: str, curves: pd.DataFrame, lines: dict[str, list], ylabel: str, log: bool = False) -> Figure:
     """Over training, a panel for each of `lines`: its title and its lines, each (variant, column, style)."""
     width = 6.0 if len(lines) == 1 else 4.2
@@ -171,7 +177,10 @@ def of_policies(variant: str, quantity: str) -> list[tuple[str, str, dict]]:
 
 
 def draw_over_tasks(curves: Frames, variants: list[str], quantities: dict[str, str]) -> Figure:
-    """Over training, a column a task and a row for each of `quantities`, a column of the curves -> its axis' label."""
+    """Over training, a column a task and a row for each of `quantities`, a column of the curves -> its axis' label; of
+    those but the training return without one that no curve has."""
+    known = {column for rows in curves.values() for column in acting(rows).dropna(axis="columns", how="all")}
+    quantities = {column: label for column, label in quantities.items() if column in {*known, "episodic_return"}}
     title = "IQM over seeds, 95 % bootstrap band"
     width, longest = 6.0 if len(curves) == 1 else 4.0, max(rows["global_step"].max() for rows in curves.values())
     unit, of_steps = (1e6, "millions") if longest > 1e5 else (1e3, "thousands")  # of all panels, which share the axis
@@ -390,7 +399,8 @@ def make_figures(evaluations: Frames, curves: Frames) -> dict[str, Callable[[], 
                 EVALUATIONS: of_variants(shown, "eval_return", 4, **LINES["evaluation"]),
                 "training return": of_variants(shown, "episodic_return", 12, **LINES["training_return"]),
             }
-            figures[f"{task}_learning"] = partial(draw, lines, RETURN)
+            if shown := with_numbers(curves[task], lines):
+                figures[f"{task}_learning"] = partial(draw, shown, RETURN)
         with_guidance = {*curves[task].dropna(subset=["guidance"])["variant"]}
         if guided := [variant for variant in REPRODUCE if variant in with_guidance]:
             for quantity, ylabel in {

@@ -116,7 +116,7 @@ def measure(folder: Path, variant: str, seed: str) -> tuple[dict[str, object], l
     row |= {"reached": 100 * counts.sum() / EPISODES, "return": np.mean(returns)}
     row |= modes_at_the_start(folder)
     with reading(folder / "metrics.csv"):
-        metrics = read_metrics(folder, read_config(folder))
+        metrics = read_metrics(folder)
     return row | metrics[MODES].tail(max(1, len(metrics) // 10)).mean().to_dict(), paths
 
 

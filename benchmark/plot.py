@@ -16,13 +16,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-import tyro
-from figures import ENTROPY, GUIDANCE, POLICIES, RETURN, STYLE, TRACE, draw_band, panels, plain_log_ticks
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from report import BOOKKEEPING, fail, read_config, read_metrics, reading, thinned
-from tables import MATCHED
+try:
+    import pandas as pd
+    import tyro
+    from figures import ENTROPY, GUIDANCE, POLICIES, RETURN, STYLE, TRACE, draw_band, panels, plain_log_ticks
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from report import BOOKKEEPING, fail, read_config, read_metrics, reading, thinned
+    from tables import MATCHED
+except ModuleNotFoundError as error:
+    sys.exit(f"error: there is no {error.name}: run python -m pip install -r benchmark/requirements.txt")
 
 PANELS = {  # title -> column of metrics.csv, or what stands before _main, _pref and _fused; label of its axis
     "training return": ("episodic_return", RETURN),
@@ -49,7 +52,7 @@ class Args:
 
 def read_runs(paths: tuple[Path, ...]) -> dict[Path, tuple[dict, pd.DataFrame]]:
     """Arguments and metrics of each run that has a row; exits with one line where there is none."""
-    runs, ids = {}, {}
+    runs = {}
     for path in paths:
         if not path.exists():
             fail(f"{path}: there is no such folder; give run folders, such as runs/*")
@@ -57,12 +60,8 @@ def read_runs(paths: tuple[Path, ...]) -> dict[Path, tuple[dict, pd.DataFrame]]:
             if not (path / "config.json").exists():
                 fail(f"{path}: this is no run, it has no config.json; give run folders, such as runs/*")
             config = read_config(path)
-            config |= {"script": x} if (x := (config.get("versions") or {}).get("script")) else {}
-            first = ids.setdefault((config.get("id") or path.resolve(), config["seed"]), path)
-            if first.resolve() != path.resolve():
-                fail(f"{first} and {path} are copies of one run: leave one out")
             with reading(path / "metrics.csv"):
-                runs[path.resolve()] = config, read_metrics(path, config)
+                runs[path.resolve()] = config, read_metrics(path)
     if not runs:
         fail("no run to plot; give run folders, such as runs/*")
     if waiting := [path for path, (_, metrics) in runs.items() if metrics.empty]:

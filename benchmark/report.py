@@ -4,17 +4,22 @@
     python benchmark/report.py                            # only write them again, from the CSV files in results/
     python benchmark/report.py --update-readme            # and write tables between the report marks of README.md and
                                                           # of benchmark/results/README.md
+    python benchmark/report.py runs/Ant-v4__mine__1 --commit 221185a   # a run made without a sweep
 
 A run is a folder [prefix]<task>__<variant>__<seed>, as the sweeps name it. A run taken in before under the same name is
-replaced, and all others stay, so sweeps can be taken in one after the other and from several machines. Tables and
-figures depend on the CSV files alone: <task>_evaluations.csv (a row a run) and <task>_curves.csv (up to 50 rows a run).
-Runs of other lengths than 1,000,000 steps get files of their own, so that they never mix.
+replaced, and all others stay, so sweeps can be taken in one after the other and from several machines; but all runs of
+a variant of one task must have the same script and flags. Tables and figures depend on the CSV files alone:
+<task>_evaluations.csv (a row a run) and <task>_curves.csv (up to 50 rows a run). Runs of other lengths than 1,000,000
+steps get files of their own, so that they never mix.
 """
 
+import importlib
 import io
 import json
 import math
+import os
 import re
+import shlex
 import sys
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
@@ -31,17 +36,17 @@ from tables import DIFFERENCES, MEASURES, OVER_TASKS, Frames, compared, make_tab
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ["variant", "seed"]
-BOOKKEEPING = {"seed", "run_name", "resume", "evaluate", "cuda", "compile", "eval_episodes", "checkpoint_every"}
-BOOKKEEPING |= {"capture_video", "track", "wandb_project_name", "wandb_entity", "versions", "id"}
+BOOKKEEPING = {"seed", "run_name", "resume", "evaluate", "compile", "eval_episodes", "capture_video", "track"}
+BOOKKEEPING |= {"wandb_project_name", "wandb_entity", "versions", "id"}
 AVERAGED = ["episodic_return", "eval_return", "entropy_main", "entropy_pref", "entropy_fused"]
 AVERAGED += ["trace_main", "trace_pref", "trace_fused", "kl_fused_pref", "guidance"]
 AVERAGED += ["A_z2", "A_z2_own", "modes_pref"]  # of SAC, and of several modes
 VERSIONS = ["torch", "gymnasium", "mujoco"]
 COLUMNS = {  # of <task>_<kind>.csv
-    "evaluations": [*RUN, "global_step", *MEASURES, "evaluation_std", "SPS", *VERSIONS, "returns"],
+    "evaluations": [*RUN, "global_step", *MEASURES, "evaluation_std", "SPS", *VERSIONS, "commit", "args", "returns"],
     "curves": [*RUN, "global_step", *AVERAGED],
 }
-TEXT = ["variant", *VERSIONS, "returns"]  # the columns of these that hold no numbers
+TEXT = ["variant", *VERSIONS, "commit", "args", "returns"]  # the columns of these that hold no numbers
 FILLED = (ROOT / "README.md", ROOT / "benchmark" / "results" / "README.md")
 EXPLANATION = """`python benchmark/report.py` writes this from the CSV files beside it; what it means is in [README.md](README.md).
 Interquartile means over seeds, with 95 % bootstrap intervals, which are too narrow where seeds are few."""
@@ -53,6 +58,8 @@ class Args:
     """run folders to take in; whatever is no finished run is skipped"""
     results: Path = ROOT / "benchmark" / "results"
     """folder of the CSV files, tables and figures"""
+    commit: str = ""
+    """commit of the runs whose sweep has not written it down in <run>.commit"""
     figures: bool = True
     """draw the figures"""
     update_readme: bool = False
@@ -78,46 +85,19 @@ def reading(path: Path) -> Iterator[None]:
         fail(f"{path}: {reason}; leave this run out, or remove it and train it again")
 
 
-def read_cells(text: str) -> pd.DataFrame:
-    """The cells of a CSV file as text, an empty one as ""; ValueError where a line is longer or shorter than the first."""
-    widths = [line.count(",") for line in text.splitlines()]
-    if wrong := [i for i, width in enumerate(widths, 1) if width != widths[0]]:
-        raise ValueError(f"line {wrong[0]} has {widths[wrong[0] - 1] + 1} cells, but the first has {widths[0] + 1}")
-    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, skip_blank_lines=False)
-
-
-def read_metrics(folder: Path, config: dict) -> pd.DataFrame:
-    """metrics.csv as numbers, a row an iteration; without rows while a run's first iteration is under way.
-
-    ValueError says what is broken. The last row of a run under way may be half-written, and is then left out.
-    """
-    finished, path = (folder / "evaluation.json").exists(), folder / "metrics.csv"
-    text = path.read_text(encoding="utf-8") if finished or path.exists() else ""
-    if not finished and not (text := text[: text.rfind("\n") + 1]):
-        return pd.DataFrame()
-    cells = read_cells(text)
-    if missing := {"global_step", "episodic_return", "SPS"}.difference(cells.columns):
-        raise ValueError(f"its first line names no column {min(missing)}")
-    numbers = cells.apply(pd.to_numeric, errors="coerce")
-    bad = (numbers.isna() & ((cells != "nan") | cells.columns.isin(["global_step", "SPS"]))).to_numpy()
-    if bad.any():
-        line, column = np.argwhere(bad)[0]
-        raise ValueError(f"line {line + 2}: {cells.columns[column]} is {cells.iat[line, column]!r}, which is no number")
-    size = config["num_envs"] * config["num_steps"]
-    due = size * np.arange(1, config["total_timesteps"] // size + 1)
-    for line, (step, expected) in enumerate(zip(numbers["global_step"], due, strict=False), 2):
-        if step != expected:
-            raise ValueError(f"line {line} is of step {step:.0f}, where that of step {expected} should be")
-    if len(numbers) > len(due) or (finished and len(numbers) < len(due)):
-        raise ValueError(f"it has {len(numbers)} iterations, but the run has {len(due)}")
-    return numbers
+def read_metrics(folder: Path) -> pd.DataFrame:
+    """metrics.csv, a row an iteration; without what a run under way has half written, and empty before its first row."""
+    path = folder / "metrics.csv"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    return pd.read_csv(io.StringIO(whole)) if whole else pd.DataFrame()
 
 
 def read_config(folder: Path) -> dict:
     """A run's arguments and versions."""
     with reading(folder / "config.json"):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return config | {name: int(config[name]) for name in ("seed", "num_envs", "num_steps", "total_timesteps")}
+        return config | {name: int(config[name]) for name in ("seed", "total_timesteps")}
 
 
 def thinned(metrics: pd.DataFrame, size: int) -> pd.DataFrame:
@@ -144,16 +124,61 @@ def short(x: float) -> str:
     return "" if math.isnan(x) else f"{x:.5g}"
 
 
-def rows_of_run(folder: Path) -> tuple[str, pd.DataFrame, pd.DataFrame] | None:
+def script_and_flags(folder: Path, config: dict) -> str:
+    """As the run's sweep wrote them down in <run>.args; else what of its config.json differs from the script's defaults.
+
+    The flags are sorted, without the task, the length and BOOKKEEPING.
+    """
+    path = folder.with_name(f"{folder.name}.args")
+    if path.exists():
+        script, *words = shlex.split(path.read_text(encoding="utf-8"))
+    else:
+        sys.path[:0] = [str(ROOT), str(ROOT / "open_questions")]
+        try:
+            module = importlib.import_module(config["exp_name"])
+        except ImportError:
+            fail(f"{folder}: there is no {config['exp_name']}.py here: write script and flags into {path}")
+        script, words = os.path.relpath(module.__file__, ROOT), []
+        for name, default in vars(module.parse_args(["--env-id", config["env_id"]])).items():
+            value, flag = config.get(name, default), name.replace("_", "-")
+            if isinstance(value, bool) and value != default:
+                words += [f"--{flag}" if value else f"--no-{flag}"]
+            elif value != default:
+                words += [f"--{flag}", f"{value:g}" if isinstance(value, float) else str(value)]
+    flags = {}  # by name, so that of a flag given twice the last counts
+    for word in words:
+        if word.startswith("--"):
+            flag, *value = word.split("=", 1)
+            flag = flag.replace("_", "-")
+            name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
+            flags[name] = [flag, *value]
+        else:
+            flags[name].append(word)
+    kept = [flags[name] for name in flags.keys() - BOOKKEEPING - {"env_id", "total_timesteps", "exp_name"}]
+    return shlex.join([script, *(word for words in sorted(kept) for word in words)])
+
+
+def commits(folder: Path, commit: str) -> str:
+    """The commits that the run's sweep wrote down in <run>.commit, or else that commit."""
+    path = folder.with_name(f"{folder.name}.commit")
+    if not path.exists() and not commit:
+        fail(f"{path} is missing: name the commit that the run was made at with --commit")
+    return " ".join(path.read_text(encoding="utf-8").split()) if path.exists() else commit
+
+
+def rows_of_run(folder: Path, commit: str) -> tuple[str, pd.DataFrame, pd.DataFrame] | None:
     """A finished run's task, row of evaluations and rows of curves; None where its name is no sweep's."""
     config = read_config(folder)
     if not (parts := parse_name(folder, config)):
         return None
     task, run = parts[0], dict(zip(RUN, parts[1:], strict=True))
     with reading(folder / "metrics.csv"):
-        metrics = read_metrics(folder, config)
+        metrics = read_metrics(folder)
+        last = metrics["global_step"].iloc[-1]
     with reading(folder / "evaluation.json"):
         evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        if last != evaluation["global_step"]:
+            raise ValueError(f"it is of step {evaluation['global_step']}, but metrics.csv ends at {last}")
         row = run | {
             "global_step": str(int(evaluation["global_step"])),
             "evaluation": repr(float(evaluation["mean"])),
@@ -163,6 +188,7 @@ def rows_of_run(folder: Path) -> tuple[str, pd.DataFrame, pd.DataFrame] | None:
             "returns": ";".join(repr(float(x)) for x in evaluation["returns"]),
         }
     row |= {name: config.get("versions", {}).get(name, "") for name in VERSIONS}
+    row |= {"commit": commits(folder, commit), "args": script_and_flags(folder, config)}
     means = thinned(metrics, math.ceil(len(metrics) / 50)).reindex(columns=["global_step", *AVERAGED])
     curve = means.map(short).assign(**run, global_step=means["global_step"].map("{:.0f}".format))
     return task, pd.DataFrame([row])[COLUMNS["evaluations"]], curve[COLUMNS["curves"]]
@@ -173,9 +199,11 @@ def read_results(results: Path, kind: str, text: bool = False) -> Frames:
     tables = {}
     for path in sorted(results.glob(f"*_{kind}.csv")):
         try:
-            cells = read_cells(path.read_text(encoding="utf-8"))
+            cells = pd.read_csv(path, dtype=str, keep_default_na=False)
             if [*cells.columns] != COLUMNS[kind]:
                 raise ValueError(f"its columns are not {', '.join(COLUMNS[kind])}")
+            if (cells[[*RUN, "global_step"]] == "").any(axis=None):
+                raise ValueError("a line of it is of no run or no step")
             numeric = [name for name in COLUMNS[kind] if name not in TEXT]
             numbers = cells.assign(**cells[numeric].replace("", "nan").astype(float))
         except ValueError as error:
@@ -191,52 +219,48 @@ def write_rows(results: Path, task: str, kind: str, rows: pd.DataFrame) -> None:
     rows.to_csv(results / f"{task}_{kind}.csv", index=False, lineterminator="\n")
 
 
-def take_in(folders: tuple[Path, ...], results: Path) -> None:
-    """Bring the finished runs into the CSV files; says how many others it skipped."""
+def take_in(folders: tuple[Path, ...], results: Path, commit: str) -> None:
+    """Bring the finished runs into the CSV files; says how many others it skipped and whose rows changed."""
     tables = {kind: read_results(results, kind, text=True) for kind in COLUMNS}
-    tasks, unfinished, misnamed, seen = set(), 0, 0, {}
+    tasks, replaced = set(), []
+    unfinished = 0
+    misnamed = 0
     for folder in folders:
         if not folder.exists():
             fail(f"{folder}: there is no such folder; give run folders, such as runs/*")
         if not (folder / "evaluation.json").exists():
             unfinished += (folder / "config.json").exists()  # and else no run at all
-        elif not (run := rows_of_run(folder)):
+        elif not (run := rows_of_run(folder, commit)):
             misnamed += 1
         else:
             task, *rows_of = run
-            check_twins(folder, (task, *rows_of[0][RUN].iloc[0]), seen)
             for kind, rows in zip(COLUMNS, rows_of, strict=True):
                 old = tables[kind].get(task, rows[:0])
                 same = (old[RUN] == rows[RUN].iloc[0]).all(axis=1)
+                if kind == "evaluations" and same.any() and not (old[same].to_numpy() == rows.to_numpy()).all():
+                    replaced.append("__".join((task, *rows[RUN].iloc[0])))
                 tables[kind][task] = pd.concat([old[~same], rows])
             tasks.add(task)
     if unfinished or misnamed:
         print(f"skipped: {unfinished} unfinished runs, {misnamed} not <task>__<variant>__<seed>", file=sys.stderr)
+    if replaced:
+        print(f"replaced rows that were there: {', '.join(replaced)}", file=sys.stderr)
     if apart := [task for task in sorted(tasks) if not compared(task) and not task.startswith(("sac-", "long-"))]:
         print(f"in no table over tasks, by name or length: {', '.join(apart)}", file=sys.stderr)
     if folders and not tasks:
         fail("no finished run <task>__<variant>__<seed> is among the folders; give run folders, such as runs/*")
     for task in sorted(tasks):
+        check_args(task, tables["evaluations"][task])
+    for task in sorted(tasks):
         for kind in COLUMNS:
             write_rows(results, task, kind, tables[kind][task])
 
 
-def check_twins(folder: Path, name: tuple[str, str, str], seen: dict) -> None:
-    """Fail where a run of this task, variant and seed was there before, warn where those of other seeds are of another
-    kind; `seen` holds the folders by name and the arguments of a variant's first run."""
-    if seen.get(name, folder).resolve() != folder.resolve():
-        fail(f"{seen[name]} and {folder} are both seed {name[2]} of {name[1]} on {name[0]}: leave one out")
-    seen[name], config = folder, learned(read_config(folder))
-    first = seen.setdefault(name[:2], (folder, config))
-    differing = [key for key in config if config[key] != first[1].get(key, config[key])]
-    if differing:
-        print(f"warning: {first[0]} and {folder} differ in {', '.join(differing)}", file=sys.stderr)
-
-
-def learned(config: dict) -> dict:
-    """What of a run's arguments changes what is learned, and the checksum of its script."""
-    script = (config.get("versions") or {}).get("script")
-    return {key: x for key, x in config.items() if key not in BOOKKEEPING} | ({"script": script} if script else {})
+def check_args(task: str, rows: pd.DataFrame) -> None:
+    """Fail where runs of one variant have other scripts or flags; those of old rows may be unknown."""
+    for variant, args in rows[rows["args"] != ""].groupby("variant")["args"]:
+        if args.nunique() > 1:
+            fail(f"{variant} on {task} would have runs of {' and of '.join(args.unique())}: name one of them otherwise")
 
 
 # What is made of them
@@ -284,7 +308,7 @@ def page(evaluations: Frames, tables: dict[str, str], figures: Iterable[str]) ->
 def main(args: Args) -> None:
     if args.update_readme and args.results.resolve() != FILLED[-1].parent:
         fail("--update-readme writes of what is in benchmark/results: leave out --results")
-    take_in(args.folders, args.results)
+    take_in(args.folders, args.results, args.commit)
     evaluations, curves = (read_results(args.results, kind) for kind in COLUMNS)
     if not evaluations:
         fail(f"{args.results} holds no results yet: give run folders, such as runs/*")

@@ -32,8 +32,7 @@ while (($#)) && [[ $1 != -- ]]; do options+=("$1") && shift; done
 all=$("benchmark/$sweep.sh" --list "${@:2}")
 runs=$(while IFS= read -r run; do
   folder=runs/${run%% *} args=${run#* }
-  made=$(cat "$folder.args" 2>/dev/null || echo "$args")
-  [[ -f $folder/evaluation.json && ${made// --track/} == "${args// --track/}" ]] || echo "$run"
+  [[ -f $folder/evaluation.json && $(cat "$folder.args" 2>/dev/null) == "${args// --track/}" ]] || echo "$run"
 done <<<"$all")
 if [[ -z $runs ]]; then echo "$sweep: all runs have finished" && exit; fi
 number=$(wc -l <<<"$runs")
@@ -42,16 +41,14 @@ limit=$(scontrol show config | sed -n 's/^MaxArraySize *= //p')
 printf -v settings 'PYTHON=%q WANDB_RUN_GROUP=%q' "${PYTHON:-.venv/bin/python}" "${WANDB_RUN_GROUP:-$sweep}"
 mkdir -p runs
 
-# SLURM keeps a copy of the script with each array, so the list of runs belongs in it. A shell that SIGTERM ends would
-# take the training along before it has saved a checkpoint, so the shells ignore it; the training script does not.
+# SLURM keeps a copy of the script with each array, so the list of runs belongs in it.
 sbatch --array="1-$number${WORKERS:+%$WORKERS}" "${options[@]}" <<JOB
 #!/usr/bin/env bash
-trap '' TERM
 export $settings OMP_NUM_THREADS=1
 mapfile -t runs <<'END'
 $runs
 END
 run=\${runs[SLURM_ARRAY_TASK_ID - 1]}
 echo "\$(date +%T) \${run%% *} on \$(hostname)"
-eval "benchmark/run.sh \$run"
+eval "exec benchmark/run.sh \$run"
 JOB

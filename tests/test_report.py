@@ -72,6 +72,7 @@ def rewrite(path, **changes):
 
 
 def make(results, *folders, figures=False, **options):
+    options = {"commit": "0123abc"} | options
     report.main(report.Args(folders=folders, results=results, figures=figures, **options))
 
 
@@ -774,27 +775,67 @@ def test_update_readme_fills_both_pages(runs, tmp_path, monkeypatch):
     assert filled == [page.read_text() for page in pages]
 
 
-def test_two_runs_of_one_name_and_a_run_named_after_another_task_are_not_taken_in(runs, tmp_path, capsys):
-    run = runs / "CartPole-v1__prefpoe__3"
-    with pytest.raises(SystemExit):
-        make(tmp_path / "results", run, shutil.copytree(run, tmp_path / "other" / run.name))
-    assert "are both seed 3 of prefpoe on CartPole-v1" in capsys.readouterr().err
-    renamed = shutil.copytree(run, tmp_path / "LunarLander-v3__prefpoe__3")
-    with pytest.raises(SystemExit):
-        make(tmp_path / "results", renamed)
-    assert "1 not <task>__<variant>__<seed>" in capsys.readouterr().err
+def refused(capsys, *folders, **options):
+    """What report.py says as it refuses these runs."""
+    with pytest.raises(SystemExit) as caught:
+        make(*folders, **options)
+    error = capsys.readouterr().err
+    assert caught.value.code == 2
+    return error.splitlines()[-1]
 
 
-def test_runs_of_one_variant_that_differ_in_what_is_learned_are_told(runs, tmp_path, capsys):
+def test_a_run_named_after_another_task_is_not_taken_in(runs, tmp_path, capsys):
+    renamed = shutil.copytree(runs / "CartPole-v1__prefpoe__3", tmp_path / "LunarLander-v3__prefpoe__3")
+    refused(capsys, tmp_path / "results", renamed)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_row_says_the_commits_and_the_flags_of_its_run(runs, tmp_path, capsys):
+    """As the sweep wrote them, or as --commit and the run's own arguments say."""
+    matched, prefpoe = runs / "CartPole-v1__ppo-matched__3", runs / "CartPole-v1__prefpoe__3"
+    assert prefpoe.name in refused(capsys, tmp_path / "results", prefpoe, commit="")
+    make(tmp_path / "own", prefpoe)
+    own = rows_of(tmp_path / "own", "evaluations")[0]
+    flags = "--norm-obs --norm-reward --num-minibatches 4 --num-steps 256 --update-epochs 1"
+    assert (own["commit"], own["args"]) == ("0123abc", f"prefpoe_lunarlander.py --eval-every 4 {flags}")
+
+    told = "ppo_baseline.py --squash_mean --logstd-init -1 --env-id CartPole-v1 --seed 3 --no-compile --w-cons=0.1"
+    matched.with_name(f"{matched.name}.args").write_text(f"{told} --exp-name 'a  b' --logstd-init -1.35\n")
+    matched.with_name(f"{matched.name}.commit").write_text("0000000\n1111111-dirty\n")
+    make(tmp_path / "sweep", matched)
+    swept = rows_of(tmp_path / "sweep", "evaluations")[0]
+    assert swept["commit"] == "0000000 1111111-dirty"
+    assert swept["args"] == "ppo_baseline.py --logstd-init -1.35 --squash-mean --w-cons 0.1"
+
+    rewrite(prefpoe / "config.json", exp_name="nowhere")
+    assert "nowhere.py" in refused(capsys, tmp_path / "results", prefpoe)
+
+
+def test_runs_of_one_variant_have_the_same_flags(runs, tmp_path, capsys):
+    run, results = runs / "CartPole-v1__prefpoe__3", tmp_path / "results"
+    other = copy(run, "CartPole-v1__prefpoe__4")
+    rewrite(other / "config.json", beta1=4.0)
+    make(results, run)
+    before = contents(results)
+    said = refused(capsys, results, other)
+    assert "prefpoe" in said and "--beta1 4" in said
+    assert contents(results) == before
+    rewrite(run / "config.json", beta1=4.0)
+    make(results, run, other)  # once none has the old ones
+    assert run.name.replace("v1", f"v1-{STEPS}-steps") in capsys.readouterr().err
+    make(results, run, other)  # the same rows
+    assert run.name.replace("v1", f"v1-{STEPS}-steps") not in capsys.readouterr().err
+
+    path = results / f"{TASK}_evaluations.csv"
+    pd.read_csv(path).assign(args="").to_csv(path, index=False)  # as an old row may be
+    make(results, copy(run, "CartPole-v1__prefpoe__5"))
+    assert [bool(row["args"]) for row in rows_of(results, "evaluations")] == [False, False, True]
+
+
+def test_a_row_is_of_a_run_that_has_trained_as_far_as_its_evaluation_says(runs, tmp_path, capsys):
     run = runs / "CartPole-v1__prefpoe__3"
-    for seed, changes in {4: {}, 5: {"beta1": 4.0}, 6: {"versions": {"script": "prefpoe_lunarlander.py 0"}}}.items():
-        other = shutil.copytree(run, tmp_path / f"CartPole-v1__prefpoe__{seed}")
-        config = json.loads((other / "config.json").read_text())
-        (other / "config.json").write_text(json.dumps(config | {"seed": seed} | changes))
-        make(tmp_path / str(seed), run, other)
-        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-        named = {4: [], 5: ["beta1"], 6: ["script"]}[seed]
-        assert [line.rpartition(" differ in ")[2] for line in said] == named
+    write_metrics(run, read_metrics(run)[:-1])
+    assert str(STEPS) in refused(capsys, tmp_path / "results", run)
 
 
 def test_every_page_says_what_the_committed_results_say():
@@ -891,6 +932,7 @@ def test_runs_of_other_lengths_and_prefixes_do_not_mix(runs, tmp_path):
     usual = copy(runs / "CartPole-v1__prefpoe__3", "CartPole-v1__prefpoe__4")
     rewrite(usual / "config.json", total_timesteps=1_000_000)
     rows = itertools.islice(itertools.cycle(read_metrics(usual)), 1_000_000 // 256)
+    rewrite(usual / "evaluation.json", global_step=1_000_000 // 256 * 256)
     write_metrics(usual, [row | {"global_step": 256 * i} for i, row in enumerate(rows, 1)])
     copy(usual, "short-CartPole-v1__prefpoe__5")
     make(tmp_path / "results", *runs.iterdir())
@@ -934,6 +976,20 @@ def test_what_there_is_nothing_of_gets_no_columns_and_no_figure(runs, tmp_path):
     assert "experts" not in (tmp_path / "of-sac" / "tables.md").read_text(encoding="utf-8")
 
 
+def test_a_panel_without_numbers_is_left_out():
+    """Runs too short for an evaluation, or even for an episode's end."""
+    curves = flat_curves(prefpoe=(9, 2, 1.5), ppo_matched=(9, math.nan, math.nan)).assign(eval_return=math.nan)
+    rows = evaluation_rows(prefpoe=[1, 2], ppo_matched=[1, 2])
+    figure = figures.make_figures({"Ant-v4": rows}, {"Ant-v4": curves})["Ant-v4_learning"]()
+    (axis,) = figure.axes
+    (legend,) = figure.legends
+    assert len(axis.lines) == len(legend.get_texts()) == 2
+    curves["episodic_return"] = math.nan
+    assert "Ant-v4_learning" not in figures.make_figures({"Ant-v4": rows}, {"Ant-v4": curves})
+    sac = flat_curves(sac=(9, 2, 1.5)).assign(eval_return=math.nan)
+    assert len(figures.make_figures({}, {"sac-Ant-v4-100-steps": sac})["sac"]().axes) == 1
+
+
 def test_figures_need_neither_the_default_nor_matched_ppo(runs, tmp_path):
     alone = copy(runs / "CartPole-v1__prefpoe__3", "CartPole-v1__prefpoe-noise-2__3")
     make(tmp_path / "results", alone, figures=True)
@@ -949,7 +1005,7 @@ def test_the_command_line_takes_all_of_a_runs_folder(runs, tmp_path):
     for unnamed in ("cart", "CartPole-v1__prefpoe_lunarlander__3__1763900000"):  # a script's own name for a run
         shutil.copytree(runs / "CartPole-v1__prefpoe__3", runs / unnamed)
     (runs / "CartPole-v1__prefpoe__3.log").write_text("step=256\n")
-    (runs / "CartPole-v1__prefpoe__3.args").write_text("--seed 3\n")
+    (runs / "CartPole-v1__prefpoe__3.args").write_text("prefpoe_lunarlander.py --seed 3\n")
     argv = [
         sys.executable,
         ROOT / "benchmark" / "report.py",
@@ -957,11 +1013,11 @@ def test_the_command_line_takes_all_of_a_runs_folder(runs, tmp_path):
         "--results",
         tmp_path / "results",
     ]
-    argv.append("--no-figures")
+    argv += ["--no-figures", "--commit", "0123abc"]
     process = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=60, check=True)
     first, second = process.stderr.splitlines()
-    assert first == "skipped: 1 unfinished runs, 2 not <task>__<variant>__<seed>"
-    assert re.fullmatch(r"in no table over tasks, by name or length: CartPole-v1-\d+-steps", second)
+    assert re.findall(r"\d+", first) == ["1", "2"]
+    assert re.search(TASK, second)
     assert process.stdout.strip() == (tmp_path / "results" / "tables.md").read_text(encoding="utf-8").strip()
     assert len(rows_of(tmp_path / "results", "evaluations")) == 2
 
@@ -969,77 +1025,27 @@ def test_the_command_line_takes_all_of_a_runs_folder(runs, tmp_path):
 def test_mistakes_get_one_line(runs, tmp_path, capsys):
     results, prefpoe = tmp_path / "results", runs / "CartPole-v1__prefpoe__3"
     damaged = copy(prefpoe, "CartPole-v1__prefpoe__5", mean=None)
-    header, width = ",".join(report.COLUMNS["curves"]), len(report.COLUMNS["curves"])
+    header = ",".join(report.COLUMNS["curves"])
     for folder, text in {
         "other": "<<<<<<< HEAD\n",
         "cut": f"{header}\nppo,1\n",
-        "words": f"{header}\nppo,1,many{(width - 3) * ','}\n",
+        "words": f"{header}\nppo,1,many{(header.count(',') - 2) * ','}\n",
     }.items():
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "CartPole-v1_curves.csv").write_text(text)
     mistakes = [
-        (dict(folders=()), "holds no results yet: give run folders"),
-        (dict(folders=(tmp_path / "nowhere",)), "nowhere: there is no such folder; give run folders"),
-        (dict(folders=(tmp_path,)), "no finished run"),
-        (dict(folders=(damaged,)), "CartPole-v1__prefpoe__5/evaluation.json: TypeError("),
-        (dict(folders=(prefpoe,), results=tmp_path / "other"), "remove it and take the runs in again"),
-        (
-            dict(folders=(prefpoe,), results=tmp_path / "cut"),
-            f"line 2 has 2 cells, but the first has {width}; remove it",
-        ),
-        (dict(folders=(prefpoe,), results=tmp_path / "words"), "'many'; remove it and take the runs in again"),
+        dict(folders=()),
+        dict(folders=(tmp_path / "nowhere",)),
+        dict(folders=(tmp_path,)),
+        dict(folders=(damaged,)),
+        dict(folders=(prefpoe,), results=tmp_path / "other"),
+        dict(folders=(prefpoe,), results=tmp_path / "cut"),
+        dict(folders=(prefpoe,), results=tmp_path / "words"),
     ]
-    for options, advice in mistakes:
+    for options in mistakes:
         with pytest.raises(SystemExit) as caught:
-            report.main(report.Args(**{"results": results, "figures": False} | options))
+            report.main(report.Args(**{"results": results, "figures": False, "commit": "0123abc"} | options))
         assert caught.value.code == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert error.count("\n") == 1
-        assert advice in error
-
-
-def cell(lines, number, column, text):
-    """The lines with one cell, of the line that an editor counts so, replaced."""
-    cells = lines[number - 1].split(",")
-    cells[lines[0].split(",").index(column)] = text
-    return [*lines[: number - 1], ",".join(cells), *lines[number:]]
-
-
-DAMAGES = {
-    "shorter": (
-        lambda x: [*x[:5], x[5].rsplit(",", 1)[0], *x[6:]],
-        "line 6 has {less} cells, but the first has {width}",
-    ),
-    "longer": (lambda x: [*x[:5], f"{x[5]},1", *x[6:]], "line 6 has {more} cells, but the first has {width}"),
-    "glued": (lambda x: [*x[:5], x[5][:30] + x[6], *x[7:]], "line 6 has"),
-    "blank": (lambda x: [*x[:5], "", *x[5:]], "line 6 has 1 cells"),
-    "no header": (lambda x: x[1:], "its first line names no column SPS"),
-    "two headers": (lambda x: [*x[:5], x[0], *x[5:]], "line 6: global_step is 'global_step', which is no number"),
-    "a gap": (lambda x: x[:5] + x[6:], "line 6 is of step 1536, where that of step 1280 should be"),
-    "cut": (lambda x: x[:-1], "it has 15 iterations, but the run has 16"),
-    "twice": (lambda x: [*x, x[-1]], "it has 17 iterations, but the run has 16"),
-    "reordered": (lambda x: [*x[:5], x[6], x[5], *x[7:]], "line 6 is of step 1536, where that of step 1280 should be"),
-    "a word": (lambda x: cell(x, 4, "loss", "big"), "line 4: loss is 'big', which is no number"),
-    "an empty cell": (lambda x: cell(x, 4, "episodic_return", ""), "line 4: episodic_return is '', which is no number"),
-    "a rate of nan": (lambda x: cell(x, 4, "SPS", "nan"), "line 4: SPS is 'nan', which is no number"),
-    "header alone": (lambda x: x[:1], "it has 0 iterations, but the run has 16"),
-    "empty": (lambda x: [], "No columns to parse from file"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_broken_metrics_file_is_refused_in_one_line(damage, runs, tmp_path, capsys):
-    folder = runs / "CartPole-v1__prefpoe__3"
-    lines = (folder / "metrics.csv").read_text().splitlines()
-    change, reason = DAMAGES[damage]
-    width = len(lines[0].split(","))
-    reason = reason.format(less=width - 1, width=width, more=width + 1)
-    (folder / "metrics.csv").write_text("".join(f"{line}\n" for line in change(lines)))
-    with pytest.raises(SystemExit) as caught:
-        make(tmp_path / "results", *runs.iterdir())
-    error = capsys.readouterr().err
-    assert caught.value.code == 2
-    assert error.count("\n") == 1
-    assert error.startswith(f"error: {folder}/metrics.csv: {reason}")
-    assert not (tmp_path / "results").exists()

@@ -17,7 +17,7 @@ PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"  # where a user's PATH lacks the 
 BATCH, ITERATIONS = 256, 100
 SWEEP = dict(TASKS="LunarLander-v3", VARIANTS="ppo prefpoe", SEEDS="1 2", STEPS=str(ITERATIONS * BATCH))
 FLAGS = f"--no-compile --num-steps {BATCH} --num-minibatches 4 --update-epochs 1 --eval-every 0 --eval-episodes 1"
-FLAGS = [*FLAGS.split(), "--checkpoint-every", str(ITERATIONS)]  # none before the end but the one at SIGTERM
+FLAGS = FLAGS.split()
 
 # A requeued job waits until the credential of its first start has expired, by default two minutes, at least five seconds.
 CONF = """
@@ -158,16 +158,15 @@ def test_a_requeued_task_goes_on_and_every_run_of_the_array_is_complete(slurm):
         assert (slurm.runs / name / "evaluation.json").exists()
         end = slurm.job(f"{job}_{task}")
         assert (end["JobState"], end["Restarts"]) == ("COMPLETED", "1" if task == 1 else "0")
-    assert metrics.read_bytes().startswith(interrupted)  # with their wall clock: these iterations ran only once
-    assert (slurm.runs / f"{names[0]}.log").read_text().count("stopped at step") == 1
-    assert "exit code 143" in (slurm.runs / f"slurm-{job}_1.out").read_text()  # the shells waited for the checkpoint
+    # With their wall clock: these iterations ran only once, but perhaps the last, which may lack its checkpoint.
+    assert metrics.read_bytes().startswith(interrupted[: interrupted[:-1].rindex(b"\n")])
 
     assert slurm("benchmark/slurm.sh", "reproduce", "--", *FLAGS) == "reproduce: all runs have finished\n"
     assert not slurm("squeue", "--noheader")
 
     job = slurm.submit("reproduce", "--", *FLAGS, "--gamma", "0.9")  # which no run has finished with
     slurm.drain()
-    assert "was made with other arguments" in (slurm.runs / f"slurm-{job}_1.out").read_text()
+    assert slurm.job(f"{job}_1")["ExitCode"] == "2:0"
 
 
 def test_a_task_whose_run_fails_has_failed_and_names_the_log(slurm, tmp_path):
@@ -182,8 +181,8 @@ def test_a_task_whose_run_fails_has_failed_and_names_the_log(slurm, tmp_path):
     end = slurm.job(f"{job}_1")
     assert end["JobState"] == "FAILED"
     assert end["ExitCode"] != "0:0"
-    (log,) = re.findall(r"ended with exit code \d+: (.+)", (slurm.runs / f"slurm-{job}_1.out").read_text())
-    first, *usage = (slurm.copy / log).read_text().splitlines()
+    name = (slurm.runs / f"slurm-{job}_1.out").read_text().split()[1]
+    first, *usage = (slurm.runs / f"{name}.log").read_text().splitlines()
     assert first == "reproduce, ppo, 1"
     assert "<a  'b $HOME >" in usage
     assert any("--no-such-flag" in line for line in usage if not line.startswith("<"))
@@ -193,6 +192,8 @@ def test_options_reach_sbatch_and_only_unfinished_runs_are_submitted(slurm):
     first, *others = slurm.names()
     (slurm.runs / first).mkdir(parents=True)
     (slurm.runs / first / "evaluation.json").touch()
+    listed = slurm("benchmark/reproduce.sh", "--list").splitlines()
+    (slurm.runs / f"{first}.args").write_text(listed[0].split(" ", 1)[1])
     site = ["--hold", "--partition=other", "--time=90", "--job-name=mine"]
     job = slurm.job(slurm.submit("reproduce", *site, "--", "--track", WORKERS="2"))
     assert (job["Partition"], job["TimeLimit"], job["JobName"]) == ("other", "01:30:00", "mine")
