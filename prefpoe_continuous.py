@@ -267,12 +267,11 @@ def collect(envs: VecEnv, obs: np.ndarray, act: Callable, obs_stats: RunningMean
     for t in range(args.num_steps):
         action = act(obs, noise[t])
         new_obs, reward, terminated, done, final_obs, ended = envs.step(action)
-        new_obs = next_obs = normalize_obs(new_obs, obs_stats, args, update=True)
-        if final_obs:
-            next_obs = new_obs.copy()
-            for i, last_obs in final_obs.items():
-                next_obs[i] = normalize_obs(last_obs[None], obs_stats, args)
-            episodes += ended
+        new_obs = normalize_obs(new_obs, obs_stats, args, update=True)
+        next_obs = new_obs.copy()
+        for i, last_obs in final_obs.items():
+            next_obs[i] = normalize_obs(last_obs[None], obs_stats, args)
+        episodes += ended
         transitions.append((obs, action, noise[t], reward, next_obs, terminated, done))
         obs = new_obs
     # Arrays are made only now: if allocated before the loop, memory fragments and grows by 2 MB an iteration.
@@ -314,9 +313,7 @@ def update(step: Callable, learner: Learner, batch: Batch, coefficients: dict[st
         if args.target_kl and np.mean([x["approx_kl"] for x in losses[-args.num_minibatches :]]) > args.target_kl:
             break
     if losses[0]["approx_kl"] > 1e-3:  # before the first step all ratios must be 1
-        sys.exit(
-            "error: total_loss is of another policy than the one that acted, which torch_policy and make_batch have"
-        )
+        sys.exit("error: total_loss and make_batch are of different policies")
     means = torch.stack([torch.stack(list(x.values())) for x in losses]).mean(0)
     return dict(zip(losses[0], means.tolist()))
 
@@ -332,9 +329,8 @@ class Learner:
         self.agent = Agent(obs_dim, env.action_space, args)
         self.params = parameters_to_vector(self.agent.parameters()).detach()
         vector_to_parameters(self.params, self.agent.parameters())  # from here on, the agent's weights are views of it
-        self.adam = dict(
-            m=torch.zeros_like(self.params), v=torch.zeros_like(self.params), powers=torch.ones(2).double()
-        )
+        zeros = torch.zeros_like(self.params)
+        self.adam = dict(m=zeros, v=zeros.clone(), powers=torch.ones(2, dtype=torch.float64))
         self.obs_stats = RunningMeanStd((obs_dim,))
         self.return_stats = RunningMeanStd(())
         self.rng = np.random.default_rng(args.seed)
@@ -347,7 +343,8 @@ class Learner:
     def save(self, folder: Path, args: Args, sync: bool) -> None:
         """Write checkpoint.pt; with `sync` it survives a power cut, without it a killed process."""
         state = dict(agent=self.agent.state_dict(), adam=self.adam, args=asdict(args) | {"resume": None})
-        state |= dict(obs_stats=self.obs_stats.state_dict(), return_stats=self.return_stats.state_dict())
+        for name in ("obs_stats", "return_stats"):
+            state[name] = {key: torch.tensor(x, dtype=torch.float64) for key, x in vars(getattr(self, name)).items()}
         state |= dict(iteration=self.iteration, global_step=self.iteration * args.batch_size, seconds=self.seconds)
         state |= dict(id=self.wandb_id, numpy_rng=json.dumps(self.rng.bit_generator.state))
         state["explained_variance"] = self.explained_variance
@@ -363,7 +360,7 @@ class Learner:
             self.iteration = state.get("iteration", 0)
             self.explained_variance = state.get("explained_variance", state.get("trust", 0.0))  # its former name
             for name in {"obs_stats", "return_stats"} & state.keys():
-                getattr(self, name).load_state_dict(state[name])
+                vars(getattr(self, name)).update({key: x.numpy() for key, x in state[name].items()})
             if args.resume is not None:
                 for name, x in state["adam"].items():
                     self.adam[name].copy_(x)
@@ -511,13 +508,13 @@ def make_env(args: Args, film: Path | None = None) -> gym.Env:
         refuse(f"--env-id {args.env_id}: {error}")
     space = env.action_space
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or space.dtype.kind != "f":
-        env.close()
         refuse(f"--env-id {args.env_id}: this script needs a flat Box of floats as action space, not {space}")
     if film:
-        if hasattr(env.unwrapped, "mujoco_renderer") and env.unwrapped.model.ncam:  # a camera that follows, wide floor
-            env.unwrapped.mujoco_renderer.camera_id = env.unwrapped.model.camera("track").id
-            env.unwrapped.model.geom("floor").size[:2] *= 25
-            env.unwrapped.model.mat_texrepeat *= 25
+        if hasattr(env.unwrapped, "mujoco_renderer"):  # with a camera that follows, if it has one, over a wider floor
+            model = env.unwrapped.model
+            env.unwrapped.mujoco_renderer.camera_id = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+            model.geom_size[model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE, :2] *= 25
+            model.mat_texrepeat *= 25
         name = re.sub(r"\W", "-", f"{args.env_id}-{time.strftime('%Y%m%d-%H%M%S')}")
         env = gym.wrappers.RecordVideo(env, str(film), name_prefix=name, episode_trigger=lambda episode: True)
     return gym.wrappers.RecordEpisodeStatistics(gym.wrappers.FlattenObservation(env))
@@ -572,13 +569,6 @@ class RunningMeanStd:
             delta = row - self.mean
             self.mean += delta / self.count
             self.m2 += delta * (row - self.mean)
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return {name: torch.tensor(x, dtype=torch.float64) for name, x in vars(self).items()}
-
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        for name, x in state.items():
-            setattr(self, name, x.numpy())
 
 
 def normalize_obs(obs: np.ndarray, stats: RunningMeanStd, args: Args, update: bool = False) -> np.ndarray:
@@ -639,22 +629,21 @@ def evaluate(learner: Learner, env: gym.Env, episodes: int, args: Args) -> list[
     rng = np.random.default_rng(args.seed)
     gather = learner.obs_stats.count < 1  # statistics are frozen, but for weights that come without
     space = env.action_space
-    limit = math.inf if env.spec and env.spec.max_episode_steps else 1_000  # or an episode might never end
+    limit = (env.spec and env.spec.max_episode_steps) or 1_000  # without one an episode might never end
     returns = []
     with env:
         for episode in range(episodes):
             obs, _ = env.reset(seed=2**30 + episode)
-            rewards = []
-            done = False
-            while not done and len(rewards) < limit:
+            returns.append(0.0)
+            for _ in range(limit):
                 noise = 0.0 if args.eval_deterministic else rng.standard_normal(space.shape, dtype=np.float32)
                 action = act(normalize_obs(np.array(obs)[None], learner.obs_stats, args, update=gather), noise)[0]
                 obs, reward, terminated, truncated, _ = env.step(action.clip(space.low, space.high))
-                rewards.append(float(reward))
-                done = terminated or truncated
-            if not done:
+                returns[-1] += float(reward)
+                if terminated or truncated:
+                    break
+            else:
                 print(f"warning: {args.env_id} sets no time limit: evaluation cut off after {limit} steps")
-            returns.append(sum(rewards))
     return returns
 
 
@@ -800,12 +789,10 @@ def main(args: Args) -> None:
             learner = Learner(envs.envs[0], args)
             if args.evaluate is None:
                 log = Log(learner, args)
-                folder = log.folder
                 if learner.iteration < args.num_iterations:
                     train(envs, learner, log, args)
             else:
                 learner.load(args.evaluate, args)
-                folder = Path(args.evaluate) if Path(args.evaluate).is_dir() else Path(args.evaluate).parent
                 print(f"{args.evaluate}, of {load_checkpoint(args.evaluate)['args'].get('env_id', 'an unknown task')}:")
         scheduled = replace(args, **schedule(args, learner))
         returns = evaluate(learner, make_env(args), args.eval_episodes, scheduled)
@@ -817,9 +804,9 @@ def main(args: Args) -> None:
             write_whole(log.evaluation, json.dumps(result).encode())
         if log and log.wandb:
             log.wandb.summary["evaluation"] = result
-            log.wandb.log_artifact(folder / "checkpoint.pt", name=f"agent-{log.wandb.id}", type="model")
+            log.wandb.log_artifact(log.folder / "checkpoint.pt", name=f"agent-{log.wandb.id}", type="model")
         if args.capture_video:  # last, in case it fails
-            evaluate(learner, make_env(args, film=folder / "videos"), 1, scheduled)
+            evaluate(learner, make_env(args, film=(log.folder if log else Path()) / "videos"), 1, scheduled)
     except KeyboardInterrupt:
         print(f"\nstopped; to go on: python {sys.argv[0]} --resume {log.folder}" if log else "\nstopped")
         sys.exit(130)
