@@ -81,6 +81,24 @@ class Lists(Steps):
         return obs.tolist(), *outcome
 
 
+class Named(Steps):
+    """Its observations are a dict: the time, and which third of it."""
+
+    observation_space = gym.spaces.Dict(time=gym.spaces.Box(0, 10, (1,)), third=gym.spaces.Discrete(3))
+    action_space = gym.spaces.Box(-1, 1, (1,))
+
+    def named(self):
+        return dict(time=np.array([self.time], np.float32), third=self.time % 3)
+
+    def reset(self, **options):
+        super().reset(**options)
+        return self.named(), {}
+
+    def step(self, action):
+        _, *outcome = super().step(action)
+        return self.named(), *outcome
+
+
 class NotFinite(Unbounded):
     """One observation, that of the 666th step, is nan."""
 
@@ -104,8 +122,7 @@ def far_away(env_id):
     return make
 
 
-for kind in (NoRenderMode, NoPicture, NoModelFile, Endless, Unreachable, Wide, Unbounded, Listed, Lists, NotFinite):
+for kind in (NoRenderMode, NoPicture, NoModelFile, Endless, Listed, Lists, Named, NotFinite):
     gym.register(f"{kind.__name__}-v0", kind)
-gym.register("Positive-v0", Positive)
 for task in ("Hopper", "Walker2d", "Ant"):
     gym.register(f"Far{task}-v4", far_away(f"{task}-v4"), max_episode_steps=20)

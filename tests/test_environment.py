@@ -1,12 +1,14 @@
 """Stepping, collecting and evaluating, against gymnasium's own vector environment and plain loops."""
 
+import importlib
 import itertools
-from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import scipy.stats
 import torch
+from conftest import SCRIPTS
 from gymnasium.wrappers.utils import RunningMeanStd
 from torch.distributions import Categorical, Normal
 
@@ -19,7 +21,8 @@ class Habit(gym.Wrapper):
 
     def __init__(self, env, habit):
         super().__init__(env)
-        self.habit, self.buffer = habit, np.zeros(env.observation_space.shape, env.observation_space.dtype)
+        self.habit = habit
+        self.buffer = np.zeros(env.observation_space.shape, env.observation_space.dtype)
 
     def observed(self, obs):
         if self.habit != "Buffer":
@@ -38,18 +41,38 @@ class Habit(gym.Wrapper):
         return self.observed(obs), reward, *map(int if self.habit == "Int" else bool, flags), info
 
 
+class OnlyOne(gym.Wrapper):
+    """A second instance is refused while there is one."""
+
+    opened = 0
+
+    def __init__(self):
+        assert OnlyOne.opened == 0
+        OnlyOne.opened = 1
+        super().__init__(gym.make("ShortHopper-v4"))
+
+    def close(self):
+        OnlyOne.opened = 0
+        super().close()
+
+
 HABITS = ["Int", "Nan", "Buffer"]
 for habit, task in itertools.product(HABITS, ["ShortCartPole-v1", "ShortHopper-v4"]):
     gym.register(f"{habit}{task}", lambda habit=habit, task=task: Habit(gym.make(task), habit))
 gym.register("EndlessPendulum-v1", gym.spec("Pendulum-v1").entry_point)
+gym.register("OnlyOne-v0", OnlyOne, max_episode_steps=15)
 
-SEEDS = [3, 5]
-SCRIPT_AND_TASK = [
-    ("continuous", "ShortHopper-v4"),
-    ("discrete", "ShortCartPole-v1"),
-    ("baseline", "ShortHopper-v4"),
-    ("baseline", "ShortCartPole-v1"),
-]
+CONTINUOUS, LUNARLANDER, BASELINE = SCRIPTS
+SCRIPT_AND_TASK = pytest.mark.parametrize(
+    ("script", "env_id"),
+    [
+        (CONTINUOUS, "ShortHopper-v4"),
+        (LUNARLANDER, "ShortCartPole-v1"),
+        (BASELINE, "ShortHopper-v4"),
+        (BASELINE, "ShortCartPole-v1"),
+    ],
+    indirect=["script"],
+)
 
 
 def plain_env(env_id):
@@ -57,19 +80,18 @@ def plain_env(env_id):
     return env if env.observation_space.shape else gym.wrappers.FlattenObservation(env)
 
 
-def make_agent(script, env_id, args):
-    """An agent whose actions depend on the state, as after training, and often leave [-1, 1]."""
+def make_learner(script, args):
+    """A learner whose actions depend on the state, as after training, and often leave [-1, 1]."""
     torch.manual_seed(0)
-    env = plain_env(env_id)
-    options = (args,) if script.__name__ == "ppo_baseline" else ()
-    agent = script.Agent(env.observation_space.shape[0], env.action_space, *options)
+    learner = script.Learner(script.make_env(args), args)
     with torch.no_grad():
-        for name, value in agent.named_parameters():
+        for name, value in learner.agent.named_parameters():
             if "logstd" in name:
                 value.fill_(0.3)
             elif name.startswith(("actor", "preference")):
                 value.mul_(100)
-    return agent
+    learner.policy = script.numpy_policy
+    return learner
 
 
 def acting_policy(script, agent, obs, args):
@@ -80,36 +102,38 @@ def acting_policy(script, agent, obs, args):
 
 
 def collected(script, env_id, norm_obs, num_steps=100, **options):
-    """Two rollouts, the second going on where the first ended, as one; with their episodes."""
-    args = script.Args(env_id=env_id, num_envs=2, num_steps=num_steps // 2, **options)
-    agent, envs, rng = make_agent(script, env_id, args), script.VecEnv(env_id, 2), np.random.default_rng(0)
-    stats = script.RunningMeanStd(envs.single_observation_space.shape, norm_obs)
-    obs, rollouts, episodes = script.observe(envs.reset(seed=SEEDS)[0], stats, update=True), [], []
+    """Two rollouts, the second going on where the first ended, as one; with their episodes and the seeds."""
+    args = script.Args(env_id=env_id, num_envs=2, num_steps=num_steps // 2, norm_obs=norm_obs, **options)
+    learner = make_learner(script, args)
+    envs = script.VecEnv(2, args)
+    obs = script.normalize_obs(envs.reset(1, 0), learner.obs_stats, args, update=True)
+    seeds = [env.unwrapped.np_random_seed for env in envs.envs]
+    rollouts = []
+    episodes = []
     for _ in range(2):
-        rollout, obs, ended = script.collect(envs, obs, script.numpy_policy(agent, args), stats, rng, args)
+        act = script.numpy_policy(learner.agent, args)
+        rollout, obs, ended = script.collect(envs, obs, act, learner.obs_stats, learner.rng, args)
         rollouts.append(rollout)
         episodes += ended
-    return args, agent, script.Rollout(*map(np.concatenate, zip(*rollouts, strict=True))), episodes
+    whole = script.Rollout._make(map(np.concatenate, zip(*rollouts, strict=True)))
+    return args, learner, whole, episodes, seeds
 
 
-def make_batch(script, agent, rollout, args):
-    rng = () if script.__name__ == "ppo_baseline" else (np.random.default_rng(0),)
-    return script.make_batch(agent, rollout, rollout.reward, *rng, args)[0]
+def make_batch(script, learner, rollout, args):
+    return script.make_batch(learner, rollout, rollout.reward, args)[0]
 
 
-def normalized(obs, stats):
-    return ((obs - stats.mean) / np.sqrt(stats.var + 1e-8)).clip(-10, 10)
-
-
-def replay(env_id, rollout):
+def replay(env_id, rollout, seeds):
     """What fresh environments answer to a rollout's actions, clipped, by a plain loop.
 
     seen[t] is what the policy acts on, `after` what its action led to; they part at an episode's end.
     """
-    envs, episodes, totals = [plain_env(env_id) for _ in SEEDS], [], [(0.0, 0), (0.0, 0)]
+    envs = [plain_env(env_id) for _ in seeds]
+    episodes = []
+    totals = [(0.0, 0), (0.0, 0)]
     space = envs[0].action_space
     actions = rollout.action.clip(space.low, space.high) if isinstance(space, gym.spaces.Box) else rollout.action
-    seen = [[env.reset(seed=seed)[0] for env, seed in zip(envs, SEEDS, strict=True)]]
+    seen = [[env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]]
     after, rewards, flags = [], [], []
     for row in actions:
         answers = [env.step(action) for env, action in zip(envs, row, strict=True)]
@@ -121,7 +145,8 @@ def replay(env_id, rollout):
             totals[i] = (totals[i][0] + rewards[-1][i], totals[i][1] + 1)
             if any(ended):
                 episodes.append(totals[i])
-                seen[-1][i], totals[i] = env.reset()[0], (0.0, 0)
+                seen[-1][i] = env.reset()[0]
+                totals[i] = (0.0, 0)
     terminated, truncated = np.moveaxis(np.array(flags), -1, 0)
     return np.array(seen), np.array(after), np.array(rewards), terminated, truncated, episodes
 
@@ -130,261 +155,231 @@ def replay(env_id, rollout):
     ("env_id", "flag"),
     [("CartPole-v1", 0), ("Hopper-v4", 0), ("LunarLander-v3", 0), ("ShortHalfCheetah-v4", 1), ("Taxi-v4", 1)],
 )
-def test_vec_env_steps_as_gymnasium_in_same_step_mode(continuous, env_id, flag):
+def test_vec_env_steps_as_gymnasium_in_same_step_mode(baseline, env_id, flag):
     """Bit by bit: observations, rewards, flags and final observations, over ends of both kinds."""
+    ours = baseline.VecEnv(3, baseline.Args(env_id=env_id))
     same_step = gym.vector.AutoresetMode.SAME_STEP
-    ours = continuous.VecEnv(env_id, 3)
     truth = gym.vector.SyncVectorEnv([lambda: plain_env(env_id)] * 3, autoreset_mode=same_step)
     truth.action_space.seed(0)
-    np.testing.assert_array_equal(ours.reset(seed=[3, 5, 8])[0], truth.reset(seed=[3, 5, 8])[0])
-    totals, lengths, ends = np.zeros(3), np.zeros(3, int), np.zeros(2, int)
+    first = ours.reset(1, 0)
+    seeds = [env.unwrapped.np_random_seed for env in ours.envs]
+    assert len({*seeds}) == 3
+    assert max(seeds) < 2**30  # evaluation's begin there
+    np.testing.assert_array_equal(first, truth.reset(seed=seeds)[0])
+    totals = np.zeros(3)
+    lengths = np.zeros(3, int)
+    ends = np.zeros(2, int)
     for _ in range(450):
         actions = truth.action_space.sample()
-        *transition, info = ours.step(actions)
-        *expected, expected_info = truth.step(actions)
-        for x, y in zip(transition, expected, strict=True):
-            np.testing.assert_array_equal(x, y)
-        totals, lengths = totals + expected[1], lengths + 1
-        ended = np.flatnonzero(expected[2] | expected[3])
-        assert info["episodes"] == [(totals[i], lengths[i]) for i in ended]
-        assert list(info["final_obs"]) == list(ended)
+        obs, rewards, terminated, done, final_obs, episodes = ours.step(actions)
+        expected_obs, expected_rewards, *flags, info = truth.step(actions)
+        np.testing.assert_array_equal(obs, expected_obs)
+        np.testing.assert_array_equal(rewards, expected_rewards)
+        np.testing.assert_array_equal(terminated, flags[0])
+        np.testing.assert_array_equal(done, flags[0] | flags[1])
+        totals += expected_rewards
+        lengths += 1
+        ended = np.flatnonzero(done)
+        assert episodes == [(pytest.approx(totals[i]), lengths[i]) for i in ended]
+        assert list(final_obs) == list(ended)
         for i in ended:
-            np.testing.assert_array_equal(info["final_obs"][i], expected_info["final_obs"][i])
-        totals[ended], lengths[ended] = 0, 0
-        ends += [expected[2].sum(), expected[3].sum()]
+            np.testing.assert_array_equal(final_obs[i], info["final_obs"][i])
+        totals[ended] = 0
+        lengths[ended] = 0
+        ends += [flags[0].sum(), flags[1].sum()]
     assert ends[flag] >= 6
 
 
-@pytest.mark.parametrize(("name", "env_id"), SCRIPT_AND_TASK)
-def test_a_rollout_is_what_the_environment_really_did(name, env_id, request):
+def test_a_reset_starts_the_totals_of_episodes_anew(script):
+    env_id = "ShortCartPole-v1" if script.__name__ == LUNARLANDER else "ShortHopper-v4"
+    envs = script.VecEnv(2, script.Args(env_id=env_id))
+    actions = np.zeros((2, *envs.action_space.shape), dtype=envs.action_space.dtype)
+    lengths = []
+    for iteration in range(2):
+        envs.reset(1, iteration)
+        for _ in range(5):
+            *_, ended = envs.step(actions)
+            assert ended == []
+    steps = 5
+    while not lengths:
+        *_, ended = envs.step(actions)
+        steps += 1
+        lengths += [length for _, length in ended]
+    assert lengths[0] == steps
+
+
+@SCRIPT_AND_TASK
+def test_a_rollout_is_what_the_environment_really_did(script, env_id):
     """Every stored action, clipped, leads a fresh environment through the very same transitions.
 
     So none is ignored at a reset. What the network sees is that, normalised by gymnasium's own
-    running statistics of all observations acted on so far.
+    running statistics of all observations acted on so far. Noise is standard normal or Gumbel.
     """
-    script = request.getfixturevalue(name)
-    _, _, rollout, episodes = collected(script, env_id, norm_obs=True)
-    seen, after, reward, terminated, truncated, true_episodes = replay(env_id, rollout)
+    _, _, rollout, episodes, seeds = collected(script, env_id, norm_obs=True, num_steps=400)
+    seen, after, reward, terminated, truncated, true_episodes = replay(env_id, rollout, seeds)
     assert terminated.any() and (truncated & ~terminated).any()
     np.testing.assert_array_equal(rollout.reward, reward)
     np.testing.assert_array_equal(rollout.terminated, terminated)
     np.testing.assert_array_equal(rollout.done, terminated | truncated)
-    assert episodes == true_episodes
+    assert episodes == [(pytest.approx(total), length) for total, length in true_episodes]
+    kind = "gumbel_r" if "CartPole" in env_id else "norm"
+    assert scipy.stats.kstest(rollout.noise.ravel(), kind).pvalue > 0.001
 
     stats = RunningMeanStd(shape=seen.shape[2:])
     stats.update(seen[0])
     for t in range(len(reward)):
-        np.testing.assert_allclose(rollout.obs[t], normalized(seen[t], stats), rtol=1e-4, atol=1e-4)
-        stats.update(seen[t + 1])
-        np.testing.assert_allclose(rollout.next_obs[t], normalized(after[t], stats), rtol=1e-4, atol=1e-4)
+        for ours, theirs in ((rollout.obs, seen), (rollout.next_obs, after)):
+            expected = ((theirs[t] - stats.mean) / np.sqrt(stats.var + 1e-8)).clip(-10, 10)
+            np.testing.assert_allclose(ours[t], expected, rtol=1e-4, atol=1e-4)
+            if ours is rollout.obs:
+                stats.update(seen[t + 1])
     goes_on = ~rollout.done[:-1]
     np.testing.assert_array_equal(rollout.obs[1:][goes_on], rollout.next_obs[:-1][goes_on])
 
 
 @pytest.mark.parametrize("habit", HABITS)
-@pytest.mark.parametrize(("name", "env_id"), SCRIPT_AND_TASK)
-def test_habits_of_environments_change_neither_a_rollout_nor_its_advantages(name, env_id, habit, request):
+@SCRIPT_AND_TASK
+def test_habits_of_environments_change_neither_a_rollout_nor_its_advantages(script, env_id, habit):
     """But for the observation at a termination where the environment gives none, whose value counts for nothing."""
-    script = request.getfixturevalue(name)
-    args, agent, plain, episodes = collected(script, env_id, norm_obs=True)
-    _, _, rollout, theirs = collected(script, f"{habit}{env_id}", norm_obs=True)
-    assert plain.terminated.any() and (plain.done & ~plain.terminated).any() and theirs == episodes
+    args, learner, plain, episodes, _ = collected(script, env_id, norm_obs=True)
+    _, _, rollout, theirs, _ = collected(script, f"{habit}{env_id}", norm_obs=True)
+    assert plain.terminated.any() and (plain.done & ~plain.terminated).any()
+    assert theirs == episodes
     assert np.isnan(rollout.next_obs).any() == (habit == "Nan")
     unknown = rollout.terminated[..., None] & (habit == "Nan")
     for ours, expected in zip(rollout, plain._replace(next_obs=np.where(unknown, np.nan, plain.next_obs)), strict=True):
         assert ours.dtype == expected.dtype
         np.testing.assert_array_equal(ours, expected)
-    advantage, expected = (make_batch(script, agent, x, args).advantage for x in (rollout, plain))
-    assert torch.equal(advantage, expected) and advantage.isfinite().all()
+    advantage, expected = (make_batch(script, learner, x, args).advantage for x in (rollout, plain))
+    assert torch.equal(advantage, expected)
+    assert advantage.isfinite().all()
 
 
-@pytest.mark.parametrize(("name", "env_id"), SCRIPT_AND_TASK)
-def test_the_log_probability_is_that_of_the_unclipped_sample(name, env_id, request):
-    script = request.getfixturevalue(name)
-    args, agent, rollout, _ = collected(script, env_id, norm_obs=False)
-    batch = make_batch(script, agent, rollout, args)
-    log_prob = acting_policy(script, agent, rollout.obs, args).log_prob(torch.as_tensor(rollout.action))
+@SCRIPT_AND_TASK
+def test_the_log_probability_is_that_of_the_unclipped_sample(script, env_id):
+    args, learner, rollout, *_ = collected(script, env_id, norm_obs=False)
+    batch = make_batch(script, learner, rollout, args)
+    log_prob = acting_policy(script, learner.agent, rollout.obs, args).log_prob(torch.as_tensor(rollout.action))
     if rollout.action.ndim == 3:
         assert (np.abs(rollout.action) > 1).mean() > 0.1, "clipping must matter here"
         log_prob = log_prob.sum(-1)
     torch.testing.assert_close(batch.log_prob, log_prob.flatten(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("name", "env_id", "options"),
-    [(*case, {}) for case in SCRIPT_AND_TASK]
-    + [(*case, {"bootstrap_truncated": False}) for case in SCRIPT_AND_TASK[2:]],
-)
-def test_a_time_limit_bootstraps_from_the_final_observation_and_a_termination_does_not(name, env_id, options, request):
+@pytest.mark.parametrize("bootstrap", [True, False])
+@SCRIPT_AND_TASK
+def test_a_time_limit_bootstraps_from_the_final_observation_and_a_termination_does_not(script, env_id, bootstrap):
     """The baseline's --no-bootstrap-truncated alone takes a time limit for a termination."""
-    script = request.getfixturevalue(name)
-    args, agent, rollout, _ = collected(script, env_id, norm_obs=False, **options)
-    advantage = make_batch(script, agent, rollout, args).advantage.reshape(rollout.done.shape).numpy()
-    seen, after, reward, terminated, truncated, _ = replay(env_id, rollout)
+    if not bootstrap and script.__name__ != BASELINE:
+        pytest.skip("only the baseline can")
+    options = {} if bootstrap else dict(bootstrap_truncated=False)
+    args, learner, rollout, _, seeds = collected(script, env_id, norm_obs=False, **options)
+    advantage = make_batch(script, learner, rollout, args).advantage.reshape(rollout.done.shape).numpy()
+    seen, after, reward, terminated, truncated, _ = replay(env_id, rollout, seeds)
     with torch.no_grad():
-        value, value_after = (agent(torch.as_tensor(x, dtype=torch.float32))[-1].numpy() for x in (seen[:-1], after))
+        inputs = [torch.as_tensor(x, dtype=torch.float32) for x in (seen[:-1], after)]
+        value, value_after = (learner.agent(x)[-1].numpy() for x in inputs)
     cut = reward - value
     bootstrapped = cut + args.gamma * value_after
     time_limit = truncated & ~terminated
     assert terminated.any() and time_limit.any()
     assert (np.abs(bootstrapped - cut)[time_limit] > 0.01).all(), "the two must be told apart"
     np.testing.assert_allclose(advantage[terminated], cut[terminated], atol=1e-4)
-    expected = bootstrapped if options == {} else cut
+    expected = bootstrapped if bootstrap else cut
     np.testing.assert_allclose(advantage[time_limit], expected[time_limit], atol=1e-4)
     open_end = ~rollout.done[-1]
     np.testing.assert_allclose(advantage[-1][open_end], bootstrapped[-1][open_end], atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "env_id"), [("continuous", "ShortHopper-v4"), ("discrete", "Taxi-v4")])
-def test_rewards_are_scaled_for_learning_and_kept_as_they_are_for_the_log(name, env_id, request):
-    """Scaled by gymnasium's running variance of the discounted return; Taxi's rewards are integers."""
-    script = request.getfixturevalue(name)
-    args, _, rollout, episodes = collected(script, env_id, norm_obs=False, num_steps=410)
-    *_, reward, terminated, truncated, true_episodes = replay(env_id, rollout)
-    ours, under_way = script.RunningMeanStd((), True), np.zeros(2)
-    halves = zip(np.split(rollout.reward, 2), np.split(rollout.done, 2), strict=True)
-    scaled = np.concatenate([script.scale_rewards(*half, ours, under_way, args.gamma) for half in halves])
-    stats, discounted, expected = RunningMeanStd(shape=()), np.zeros(2), np.zeros(reward.shape)
-    for t in range(len(reward)):
-        discounted = args.gamma * discounted + reward[t]
-        stats.update(discounted)
-        expected[t] = (reward[t] / np.sqrt(stats.var + 1e-8)).clip(-10, 10)
-        discounted[terminated[t] | truncated[t]] = 0
-    np.testing.assert_allclose(scaled, expected, rtol=1e-6, atol=1e-6)
-    np.testing.assert_array_equal(rollout.reward, reward)
-    assert episodes == true_episodes and len(episodes) >= 4
-
-
-class Recorded(gym.Wrapper):
-    """Keeps what each of its instances was told."""
-
-    instances: ClassVar = []
-
-    def __init__(self):
-        super().__init__(gym.make("ShortHopper-v4"))
-        self.told = []
-        self.instances.append(self.told)
-
-    def reset(self, **options):
-        self.told.append(("reset", options))
-        return self.env.reset(**options)
-
-    def step(self, action):
-        self.told.append(("step", dict(action=np.array(action))))
-        return self.env.step(action)
-
-
-gym.register("RecordedHopper-v4", Recorded)
-
-
-@pytest.mark.parametrize("flag", ["--gymnasium-statistics", "--no-gymnasium-statistics"])
-def test_with_gymnasium_statistics_they_are_those_that_its_wrappers_keep(baseline, flag, tmp_path, monkeypatch):
-    """As on CleanRL's environments, over terminations and time limits, and over the ends of iterations; else they differ."""
-    monkeypatch.chdir(tmp_path)
-    Recorded.instances.clear()
-    argv = "--env-id RecordedHopper-v4 --total-timesteps 640 --num-steps 4 --num-minibatches 2 --update-epochs 1 --no-compile"
-    baseline.main(baseline.parse_args([*argv.split(), "--eval-every", "0", "--run-name", "x", flag]))
-    (told,) = (told for told in Recorded.instances if sum(name == "step" for name, _ in told) == 640)
-    env = gym.wrappers.NormalizeReward(gym.wrappers.NormalizeObservation(gym.make("ShortHopper-v4")), gamma=0.99)
-    ends = []
-    for name, options in told:
-        happened = getattr(env, name)(**options)
-        ends += [happened[2:4]] if name == "step" else []
-    assert np.sum(ends, axis=0).min() >= 3 and any(terminated for terminated, _ in ends[4::4]), "each must happen"
-    saved = torch.load("runs/x/checkpoint.pt", weights_only=True)
-    for ours, theirs in (("obs_stats", env.env.obs_rms), ("return_stats", env.return_rms)):
-        ours = saved[ours]
-        same = [
-            np.allclose(x, y, rtol=1e-4, atol=1e-5)
-            for x, y in ((ours["mean"], theirs.mean), (ours["m2"] / ours["count"], theirs.var))
-        ]
-        assert same == [flag == "--gymnasium-statistics"] * 2
-
-
 def test_discrete_observations_are_one_hot(discrete):
-    ours, truth = discrete.make_env("FrozenLake-v1"), gym.make("FrozenLake-v1")
-    assert ours.observation_space.shape == (16,)
-    truth.action_space.seed(0)
+    ours = discrete.make_env(discrete.Args(env_id="FrozenLake-v1"))
+    truth = gym.make("FrozenLake-v1")
     np.testing.assert_array_equal(ours.reset(seed=1)[0], np.eye(16)[truth.reset(seed=1)[0]])
-    for _ in range(100):
-        action = truth.action_space.sample()
-        obs, *_ = ours.step(action)
-        state, _, terminated, truncated, _ = truth.step(action)
-        np.testing.assert_array_equal(obs, np.eye(16)[state])
-        if terminated or truncated:
-            np.testing.assert_array_equal(ours.reset()[0], np.eye(16)[truth.reset()[0]])
+    for action in (1, 2, 1, 0, 3):
+        np.testing.assert_array_equal(ours.step(action)[0], np.eye(16)[truth.step(action)[0]])
 
 
-def test_lunar_lander_v2_says_it_is_v3_and_moves_as_v3(discrete, capsys):
+@pytest.mark.parametrize("script", [LUNARLANDER, BASELINE], indirect=True)
+def test_lunar_lander_v2_moves_as_v3(script):
     gym.registry.pop("LunarLander-v2", None)
-    v2, v3 = discrete.make_env("LunarLander-v2"), gym.make("LunarLander-v3")
-    assert "v3" in capsys.readouterr().out
+    v2 = script.make_env(script.Args(env_id="LunarLander-v2"))
+    v3 = gym.make("LunarLander-v3")
     assert v2.spec.max_episode_steps == v3.spec.max_episode_steps == 1000
     v3.action_space.seed(0)
     np.testing.assert_array_equal(v2.reset(seed=1)[0], v3.reset(seed=1)[0])
-    ends = 0
-    for _ in range(400):
+    done = False
+    while not done:
         action = v3.action_space.sample()
         (obs, *answer, _), (true_obs, *true_answer, _) = v2.step(action), v3.step(action)
         np.testing.assert_array_equal(obs, true_obs)
         assert answer == true_answer
-        if any(answer[1:]):
-            ends += 1
-            np.testing.assert_array_equal(v2.reset()[0], v3.reset()[0])
-    assert ends >= 3
+        done = answer[1]
 
 
+@pytest.mark.parametrize("policy", ["numpy_policy", "torch_policy"])
 @pytest.mark.parametrize(
-    ("name", "env_id"),
-    [
-        ("continuous", "Pendulum-v1"),
-        ("discrete", "CartPole-v1"),
-        ("baseline", "Pendulum-v1"),
-        ("baseline", "CartPole-v1"),
-    ],
+    ("script", "env_id"),
+    [(CONTINUOUS, "Pendulum-v1"), (LUNARLANDER, "CartPole-v1"), (BASELINE, "Pendulum-v1"), (BASELINE, "CartPole-v1")],
+    indirect=["script"],
 )
-def test_evaluation_is_frozen_repeatable_and_what_the_mode_of_the_policy_earns(name, env_id, request):
+def test_evaluation_is_frozen_repeatable_and_what_the_mode_of_the_policy_earns(script, env_id, policy):
     """As a loop around the torch network earns it, on seeds from 2**30 on, statistics unchanged."""
-    script = request.getfixturevalue(name)
-    args, env = script.Args(env_id=env_id), script.make_env(env_id)
-    agent = make_agent(script, env_id, args)
-    stats = script.RunningMeanStd(env.observation_space.shape, True)
-    stats.update(np.random.default_rng(0).normal(0.1, 0.5, (50, *env.observation_space.shape)))
-    before = {key: value.clone() for key, value in stats.state_dict().items()}
-    act = script.numpy_policy(agent, args)
-    returns = script.evaluate(act, env, stats, 3, args)
-    assert env.unwrapped.np_random_seed == 2**30 + 2
-    assert script.evaluate(act, env, stats, 3, args) == returns
-    for key, value in stats.state_dict().items():
+    args = script.Args(env_id=env_id, norm_obs=True)
+    learner = make_learner(script, args)
+    learner.policy = getattr(script, policy)
+    env = gym.make(env_id)
+    space = env.action_space
+    learner.obs_stats.update(np.random.default_rng(0).normal(0.1, 0.5, (50, *env.observation_space.shape)))
+    before = {key: value.clone() for key, value in learner.obs_stats.state_dict().items()}
+    returns = script.evaluate(learner, script.make_env(args), 3, args)
+    assert script.evaluate(learner, script.make_env(args), 3, args) == returns
+    for key, value in learner.obs_stats.state_dict().items():
         assert torch.equal(value, before[key])
 
-    mean, std = before["mean"].numpy(), np.sqrt((before["m2"] / before["count"]).numpy() + 1e-8)
-    expected, env = [], gym.make(env_id)
+    mean = before["mean"].numpy()
+    std = np.sqrt((before["m2"] / before["count"]).numpy() + 1e-8)
+    expected = []
     for episode in range(3):
         obs, _ = env.reset(seed=2**30 + episode)
         total, done = 0.0, False
         while not done:
-            with torch.no_grad():
-                action = acting_policy(script, agent, ((obs - mean) / std).clip(-10, 10)[None], args).mode[0].numpy()
-            if isinstance(env.action_space, gym.spaces.Box):
-                action = action.clip(env.action_space.low, env.action_space.high)
+            inputs = ((obs - mean) / std).clip(-10, 10)[None]
+            action = acting_policy(script, learner.agent, inputs, args).mode[0].detach().numpy()
+            action = action.clip(space.low, space.high) if isinstance(space, gym.spaces.Box) else action
             obs, reward, terminated, truncated, _ = env.step(action)
             total, done = total + reward, terminated or truncated
         expected.append(total)
     assert returns == pytest.approx(expected, rel=1e-3)
 
-    sampling = script.Args(env_id=env_id, eval_deterministic=False)
-    sampled = script.evaluate(act, script.make_env(env_id), stats, 3, sampling)
-    assert sampled == script.evaluate(act, script.make_env(env_id), stats, 3, sampling) != returns
+    sampling = script.Args(env_id=env_id, norm_obs=True, eval_deterministic=False)
+    sampled = script.evaluate(learner, script.make_env(args), 3, sampling)
+    assert sampled == script.evaluate(learner, script.make_env(args), 3, sampling) != returns
 
 
-def test_evaluation_ends_where_no_time_limit_does(script, capsys):
+def test_evaluation_ends_where_no_time_limit_does(continuous, capsys):
     """After 1,000 steps, and it says so."""
-    env_id, stats = "EndlessPendulum-v1", script.RunningMeanStd((3,), False)
-    args = script.Args(env_id=env_id)
-    returns = script.evaluate(lambda obs, noise: np.zeros((1, 1)), script.make_env(env_id), stats, 2, args)
-    assert "2 of 2 evaluations cut off at 1000 steps" in capsys.readouterr().err
+    args = continuous.Args(env_id="EndlessPendulum-v1")
+    learner = make_learner(continuous, args)
+    learner.policy = lambda *_: lambda obs, noise: np.zeros((1, 1))
+    returns = continuous.evaluate(learner, continuous.make_env(args), 2, args)
+    assert "1000 steps" in capsys.readouterr().out
     for episode, value in enumerate(returns):
-        env = gym.make(env_id)
+        env = gym.make("EndlessPendulum-v1")
         env.reset(seed=2**30 + episode)
         assert value == pytest.approx(sum(env.step(np.zeros(1))[1] for _ in range(1000)))
+
+
+@pytest.mark.parametrize("changes", ["", "--learning-rate 1e6 --max-grad-norm 1e6"])
+@pytest.mark.parametrize("name", [CONTINUOUS, BASELINE])
+def test_without_evaluation_there_is_one_environment_at_a_time_and_each_is_closed(name, changes, tmp_path, monkeypatch):
+    """Also where the run ends at numbers that are not finite."""
+    monkeypatch.chdir(tmp_path)
+    script = importlib.import_module(name)
+    argv = "--env-id OnlyOne-v0 --total-timesteps 64 --num-steps 32 --num-minibatches 2 --no-compile --eval-every 0"
+    args = script.parse_args([*argv.split(), *changes.split()])
+    if changes:
+        with pytest.raises(SystemExit):
+            script.main(args)
+    else:
+        script.main(args)
+    assert OnlyOne.opened == 0
