@@ -4,8 +4,10 @@ import csv
 import importlib
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,17 @@ def run(tmp_path):
         return subprocess.run(command(script, *flags), check=False, **options)
 
     return run
+
+
+@contextmanager
+def own_signals():
+    """Handlers as they were, whatever a run in this process sets."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:

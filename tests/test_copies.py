@@ -1,14 +1,12 @@
 """Changes that a researcher makes to a copy: each does as one expects, or says that it does not."""
 
 import ast
-import difflib
 import json
 import re
 import subprocess
 import sys
 from types import SimpleNamespace
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -16,7 +14,7 @@ from conftest import ROOT, SCRIPTS, environment, read_metrics
 
 CONTINUOUS, LUNARLANDER, BASELINE = SCRIPTS
 FLAGS = "--total-timesteps 192 --num-steps 64 --num-minibatches 2 --update-epochs 2 --learning-rate 0.01"
-FLAGS += " --eval-every 3 --eval-episodes 3 --no-compile --run-name x"
+FLAGS += " --eval-every 3 --eval-episodes 3 --no-compile"
 LEARN = "        rewards = scale_rewards("
 RECORD = LEARN, f"        RECORDED.append((rollout, __import__('copy').deepcopy(learner), scheduled))\n{LEARN}"
 
@@ -24,14 +22,14 @@ RECORD = LEARN, f"        RECORDED.append((rollout, __import__('copy').deepcopy(
 @pytest.fixture
 def trial(copied, tmp_path, monkeypatch, capsys):
     """`trial(name, changes, *flags)` makes those changes to a copy and trains: what came of it, and with which agents."""
+    monkeypatch.chdir(tmp_path)
 
     def train(name, changes, *flags):
-        monkeypatch.chdir(tmp_path)
         module = copied(name, RECORD, *changes)
         module.RECORDED = []
         env_id = "CartPole-v1" if name == LUNARLANDER else "Pendulum-v1"
         module.main(module.parse_args([*FLAGS.split(), "--env-id", env_id, *map(str, flags)]))
-        folder = tmp_path / "runs/x"
+        folder = max(tmp_path.glob("runs/*"), key=lambda path: path.stat().st_ctime_ns)
         evaluation = json.loads((folder / "evaluation.json").read_text())
         result = dict(module=module, said=capsys.readouterr().out, rows=read_metrics(folder), folder=folder)
         return SimpleNamespace(**result, evaluation=evaluation, recorded=module.RECORDED)
@@ -77,14 +75,17 @@ def assert_learned_from_samples_of_its_policy(done):
     assert len(done.rows) == len(done.recorded) == 3
 
 
-WIDER = [("linear(obs_dim, 64), nn.Tanh(), linear(64, 64), nn.Tanh()",) * 2]
+FIRST = '    if args.fusion == "none":\n'
 WIDER = [
     ("linear(obs_dim, 64), nn.Tanh(), linear(64, 64), nn.Tanh()", "linear(obs_dim, 256), nn.ReLU(), last, nn.ReLU()"),
     ("linear(64, ", "linear(256, "),
     ("last, nn.ReLU()", "linear(256, 256), nn.ReLU()"),
 ]
 STD = [
-    ("actor_logstd = nn.Parameter(torch.full((1, action_dim), args.logstd_init))", "actor_logstd = linear(64, action_dim)"),
+    (
+        "actor_logstd = nn.Parameter(torch.full((1, action_dim), args.logstd_init))",
+        "actor_logstd = linear(64, action_dim)",
+    ),
     ("self.actor_logstd.exp().expand_as(main_mean)", "(self.actor_logstd(hidden) - 1).exp()"),
 ]
 PLAIN_STD = [
@@ -105,10 +106,16 @@ LAMBDA = [
     ("return fuse(main, pref, args).sample(torch", "return fuse(main, pref, weight, args).sample(torch"),
 ]
 THIRD = [
-    ("        self.preference_mean = ", "        self.third = linear(64, action_dim, gain=1.0)\n        self.preference_mean = "),
+    (
+        "        self.preference_mean = ",
+        "        self.third = linear(64, action_dim, gain=1.0)\n        self.preference_mean = ",
+    ),
     ("return main, pref, self", "return main, pref, Gaussian(self.third(hidden), 0 * main_mean + 1), self"),
     ("def fuse(main: Gaussian, pref: Gaussian, args", "def fuse(main: Gaussian, pref: Gaussian, third, args"),
-    ("    precision = main_precision + pref_precision\n", "    precision = main_precision + pref_precision + third.std**-2\n"),
+    (
+        "    precision = main_precision + pref_precision\n",
+        "    precision = main_precision + pref_precision + third.std**-2\n",
+    ),
     ("pref_precision / precision * pref.mean\n", "pref_precision / precision * pref.mean + third.mean / precision\n"),
     ("main, pref, value = ", "main, pref, third, value = "),
     ("main, pref, _ = ", "main, pref, third, _ = "),
@@ -123,6 +130,8 @@ RELU = [
     ("nn.Tanh()", "nn.ReLU()"),
     ("np.tanh(np.tanh(obs.dot(W1) + b1).dot(W2) + b2)", "np.maximum(np.maximum(obs.dot(W1) + b1, 0).dot(W2) + b2, 0)"),
 ]
+GATE = "    args = replace(args, lambda_pref=args.lambda_pref / (1 + ((main.{x} - pref.{x}) ** 2).sum(-1)[:, None]))"
+GATES = [[(FIRST, f"{GATE.replace('{x}', x)}\n{FIRST}")] for x in ("mean", "logits")]
 HEAD = [("torch.tanh(self.preference_mean(hidden))", "self.preference_mean(hidden)")]
 TWIN = [("means = np.tanh(hidden.dot(W_heads) + b_heads)", "means = 0 * np.tanh(hidden.dot(W_heads) + b_heads)")]
 
@@ -139,6 +148,8 @@ TWIN = [("means = np.tanh(hidden.dot(W_heads) + b_heads)", "means = 0 * np.tanh(
         (CONTINUOUS, TWIN, False),
         *((name, CRITIC, True) for name in SCRIPTS),
         *((name, RELU, True) for name in SCRIPTS),
+        (CONTINUOUS, GATES[0], True),
+        (LUNARLANDER, GATES[1], True),
     ],
 )
 def test_acting_is_that_of_the_network_whoever_changes_it(name, changes, twin_acts, trial):
@@ -149,3 +160,207 @@ def test_acting_is_that_of_the_network_whoever_changes_it(name, changes, twin_ac
     policies = [learner.policy for _, learner, _ in done.recorded]
     assert policies[-1] is (done.module.numpy_policy if twin_acts else done.module.torch_policy)
     assert "no gradient" not in done.said
+
+
+def test_a_learned_lambda_is_learned(trial):
+    done = trial(CONTINUOUS, LAMBDA)
+    learned = [learner.agent.log_lambda.item() for _, learner, _ in done.recorded]
+    assert len({*learned}) == 3
+    assert {row["lambda_pref"] for row in done.rows} == {"1.0"}  # the argument
+
+
+SAMPLING = {
+    "in collect": ("act(obs, noise[t])", "act(obs, 2 * noise[t])"),
+    "in torch_policy": (".sample(torch.as_tensor(noise))", ".sample(2 * torch.as_tensor(noise))"),
+    "in sample": ("self.mean + self.std * noise", "self.mean + 2 * self.std * noise"),
+    "in sample of logits": ("(self.logits + noise)", "(5 * self.logits + noise)"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        *((name, where) for name in SCRIPTS for where in ("in collect", "in torch_policy")),
+        *((name, "in sample") for name in (CONTINUOUS, BASELINE)),
+        *((name, "in sample of logits") for name in (LUNARLANDER, BASELINE)),
+    ],
+)
+def test_actions_that_are_no_samples_of_the_policy_stop_the_run(name, where, trial):
+    discrete = name == LUNARLANDER or "logits" in where
+    flags = ["--env-id", "CartPole-v1" if discrete else "Pendulum-v1", "--total-timesteps", 1536, "--num-steps", 512]
+    with pytest.raises(SystemExit) as ended:
+        trial(name, [SAMPLING[where]], *flags)
+    assert isinstance(ended.value.code, str)  # so stderr, and exit code 1
+    assert "\n" not in ended.value.code
+
+
+def test_evaluating_alone_acts_in_torch(trial, capsys):
+    """Where numpy_policy is another policy; of a checkpoint, and of a run that was killed before its evaluation."""
+    done = trial(CONTINUOUS, HEAD)
+    done.module.main(done.module.parse_args(["--evaluate", str(done.folder), "--eval-episodes", "3"]))
+    assert f"mean={done.evaluation['mean']:.2f} " in capsys.readouterr().out
+    (done.folder / "evaluation.json").unlink()
+    done.module.main(done.module.parse_args(["--resume", str(done.folder)]))
+    assert json.loads((done.folder / "evaluation.json").read_text()) == done.evaluation
+
+
+UNUSED = [("        self.critic = ", "        self.unused = nn.Parameter(torch.ones(3))\n        self.critic = ")]
+NO_PREFERENCE = "--fusion none --w-pref 0 --w-cons 0"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "flags", "named"),
+    [
+        *((name, UNUSED, "", ["unused"]) for name in SCRIPTS),
+        (CONTINUOUS, UNUSED, NO_PREFERENCE, ["unused"]),
+        (LUNARLANDER, [], NO_PREFERENCE, []),
+    ],
+)
+def test_a_parameter_without_gradient_is_named_once(name, changes, flags, named, trial):
+    done = trial(name, changes, *flags.split())
+    assert re.findall(r"no gradient has reached (\S+)", done.said) == named
+
+
+def test_stacked_frames_are_those_before(trial):
+    flat = "gym.wrappers.FlattenObservation(env)"
+    stacked = flat.replace("env", "gym.wrappers.FrameStackObservation(env, 4)")
+    done = trial(CONTINUOUS, [(flat, stacked)], "--no-norm-obs", "--env-id", "InvertedPendulum-v4")
+    assert_learned_from_samples_of_its_policy(done)
+    for rollout, _, _ in done.recorded:
+        frames = rollout.obs.reshape(64, 4, 4)
+        following = rollout.next_obs.reshape(64, 4, 4)
+        np.testing.assert_array_equal(following[:, :3], frames[:, 1:])
+        starts = np.flatnonzero(rollout.done[:-1]) + 1
+        assert starts.size
+        np.testing.assert_array_equal(frames[starts], frames[starts][:, :1].repeat(4, axis=1))
+
+
+def test_an_environment_of_ones_own_with_a_dict_of_observations(trial):
+    done = trial(CONTINUOUS, [], "--env-id", "odd_environments:Named-v0", "--no-norm-obs")
+    rollout = done.recorded[0][0]
+    time = np.arange(64) % 10
+    np.testing.assert_array_equal(rollout.obs[:, 0], np.column_stack([time, np.eye(3)[time % 3]]))
+    np.testing.assert_array_equal(rollout.next_obs[:, 0], np.column_stack([time + 1, np.eye(3)[(time + 1) % 3]]))
+    assert done.evaluation["returns"] == [10, 10, 10]
+
+
+@pytest.mark.parametrize(("name", "env_id"), [(CONTINUOUS, "InvertedPendulum-v4"), (LUNARLANDER, "CartPole-v1")])
+def test_an_intrinsic_bonus_is_learned_from_and_not_reported(name, env_id, trial):
+    """Returns are the environment's own, in training and in evaluation."""
+    bonus = f"        rollout = rollout._replace(reward=rollout.reward + 5 * rollout.obs[..., 0] ** 2)\n{LEARN}"
+    with_bonus, plain = (trial(name, changes, "--env-id", env_id) for changes in ([(LEARN, bonus)], []))
+    returns, losses = ([done.rows[0][x] for done in (with_bonus, plain)] for x in ("episodic_return", "value_loss"))
+    assert returns[0] == returns[1]
+    assert losses[0] != losses[1]
+    assert_learned_from_samples_of_its_policy(with_bonus)
+
+
+def test_the_best_model_is_kept(trial, capsys):
+    """By two lines more in end_iteration; it is evaluated as any run is."""
+    row = "        row = dict(global_step"
+    keep = (
+        "        (self.folder / 'best').mkdir(exist_ok=True)\n        if eval_return > vars(self).get('best', -1e9):\n"
+    )
+    keep += (
+        f"            self.best = eval_return\n            learner.save(self.folder / 'best', self.args, False)\n{row}"
+    )
+    done = trial(CONTINUOUS, [(row, keep)], "--eval-every", 1, "--total-timesteps", 384, "--learning-rate", 0.03)
+    returns = [float(row["eval_return"]) for row in done.rows]
+    assert np.argmax(returns) < 5
+    capsys.readouterr()
+    done.module.main(done.module.parse_args(["--evaluate", str(done.folder / "best"), "--eval-episodes", "3"]))
+    assert float(re.search("mean=(.*?) ", capsys.readouterr().out)[1]) == pytest.approx(max(returns), rel=2e-3)
+
+
+@pytest.mark.parametrize(("target", "epochs"), [(1e-9, 1), (1e6, 2)])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_epochs_end_at_the_target_kl(name, target, epochs, trial):
+    """The steps taken are those that Adam's decay counts."""
+    done = trial(name, [], "--target-kl", target, "--learning-rate", 1e-4)
+    saved = torch.load(done.folder / "checkpoint.pt", weights_only=True)
+    assert saved["adam"]["powers"][0].item() == pytest.approx(0.9 ** (3 * 2 * epochs))
+
+
+def test_fuse_serves_a_loop_of_ones_own(tmp_path):
+    """Importing it says and changes nothing; gradients reach both experts, as differences say."""
+    loop = """
+import signal, torch
+before = [torch.get_num_threads(), torch.get_default_dtype(), signal.getsignal(signal.SIGTERM)]
+from prefpoe_continuous import Args, Gaussian, fuse
+import prefpoe_lunarlander as discrete
+assert before == [torch.get_num_threads(), torch.get_default_dtype(), signal.getsignal(signal.SIGTERM)]
+x = [torch.rand(5, 3, dtype=torch.float64).add(0.1).requires_grad_() for _ in range(4)]
+for fusion in ("poe", "linear"):
+    assert torch.autograd.gradcheck(lambda a, b, c, d: fuse(Gaussian(a, b), Gaussian(c, d), Args(fusion=fusion)), x)
+    product = lambda a, b: discrete.fuse(*map(discrete.Categorical, (a, b)), discrete.Args(fusion=fusion)).log_p
+    assert torch.autograd.gradcheck(product, x[:2])
+"""
+    options = dict(cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", loop], check=False, **options)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+FEW = "--total-timesteps 2048 --num-steps 512 --num-minibatches 8 --update-epochs 4 --eval-every 0 --eval-episodes 1"
+NO_HOLD = "--beta1 40 --alpha 0 --w-pref 1 --w-cons 0"
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "columns"),
+    [
+        (CONTINUOUS, f"{FEW} --env-id Hopper-v4 --learning-rate 0.1", {"approx_kl"}),
+        (CONTINUOUS, f"{FEW} --env-id Hopper-v4 {NO_HOLD}", {"approx_kl", "mean_difference"}),
+        (CONTINUOUS, f"{FEW} --env-id Hopper-v4 --logstd-init -4 --learning-rate 1e-4", {"sigma_pref"}),
+        (LUNARLANDER, f"{FEW} --learning-rate 0.1", {"approx_kl"}),
+        (LUNARLANDER, f"{FEW} {NO_HOLD}", {"approx_kl", "mean_difference"}),
+        (BASELINE, f"{FEW} --env-id CartPole-v1 --learning-rate 0.1", {"approx_kl"}),
+        (CONTINUOUS, "--total-timesteps 4096 --eval-episodes 1", set()),
+        (LUNARLANDER, "--total-timesteps 4096 --eval-episodes 1", set()),
+        (BASELINE, "--total-timesteps 4096 --eval-episodes 1 --env-id Hopper-v4", set()),
+    ],
+)
+def test_failure_signatures_speak_in_broken_runs_and_not_in_healthy_ones(name, flags, columns, trial):
+    done = trial(name, [], "--learning-rate", 0.01 if "beta1" in flags else 3e-4, *flags.split())
+    named = {*re.findall(r"warning: (\w+) is ", done.said)}
+    assert named >= columns
+    assert columns or not named
+
+
+def definitions(name):
+    """Source of each top-level function, class and assignment."""
+    source = (ROOT / f"{name}.py").read_text()
+    found = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found[node.name] = ast.get_source_segment(source, node)
+        elif isinstance(node, ast.Assign):
+            found[ast.unparse(node.targets[0])] = ast.get_source_segment(source, node)
+        elif isinstance(node, ast.If):
+            found["at the end"] = ast.get_source_segment(source, node)
+    return found
+
+
+SPACES = {"Args", "Agent", "SIGNATURES", "VecEnv", "collect", "diagnose", "evaluate", "make_env", "numpy_policy"}
+SPACES |= {"parse_args", "total_loss"}
+METHOD = {"Batch", "Gaussian", "Learner", "Log", "make_batch", "schedule", "torch_policy", "train", "acted_by_agent"}
+
+
+@pytest.mark.parametrize(
+    ("other", "may_differ"), [(LUNARLANDER, SPACES | {"fuse", "preference_loss"}), (BASELINE, SPACES | METHOD)]
+)
+def test_what_the_scripts_share_is_the_same_text(other, may_differ):
+    one, two = definitions(CONTINUOUS), definitions(other)
+    assert {name for name in one.keys() & two.keys() if one[name] != two[name]} <= may_differ
+    assert {"gae", "update", "make_step", "main", "RunningMeanStd", "at the end"} <= one.keys() & two.keys()
+
+
+def test_the_scripts_are_short_and_one_reads_from_the_top():
+    lines = {name: (ROOT / f"{name}.py").read_text().splitlines() for name in SCRIPTS}
+    for name, text in lines.items():
+        assert len(text) <= 820, name
+        body = ast.parse("\n".join(text)).body
+        at = {node.name: node for node in body if hasattr(node, "name")}
+        assert at["train"].end_lineno < 300
+        assert name == BASELINE or at["fuse"].lineno < 170
+    command = ["diff", ROOT / f"{BASELINE}.py", ROOT / f"{CONTINUOUS}.py"]
+    diff = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    assert len(diff.splitlines()) <= 330

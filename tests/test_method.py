@@ -2,8 +2,8 @@
 
 import copy
 import dataclasses
+import functools
 import importlib
-import io
 import itertools
 import shutil
 from types import SimpleNamespace
@@ -191,51 +191,26 @@ def test_categorical_fusion_is_the_normalised_product(discrete, lam):
             np.testing.assert_allclose(np.exp(fused.log_p), expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize(
-    ("main", "pref", "lam", "expected"),
-    [([0.0, -800.0], [0.0, -900.0], 1.0, [0.0, -800 - np.log(2)]), ([0.0, -200.0], [-200.0, 0.0], 0.0, [0.0, -200.0])],
-)
-def test_the_average_of_tiny_probabilities_is_not_zero(discrete, main, pref, lam, expected):
-    """exp(-800) and exp(-900) have no float64, but the log of their average has; with lambda 0 it's the main expert."""
-    experts = [discrete.Categorical(torch.tensor([x])) for x in (main, pref)]
-    for pair in (experts, in_numpy(experts)):
-        log_p = discrete.fuse(*pair, discrete.Args(fusion="linear", lambda_pref=lam)).log_p
-        assert np.isfinite(log_p).all()
-        np.testing.assert_allclose(np.maximum(log_p, -800 - np.log(2)), [expected], rtol=0.6 if lam == 0 else 1e-12)
+def test_the_average_of_tiny_probabilities_is_not_zero(discrete):
+    """exp(-800) and exp(-900) have no float64, but the log of their average has: -800 - log 2."""
+    tiny = [discrete.Categorical(torch.tensor([[0.0, x]])) for x in (-800.0, -900.0)]
+    opposite = [discrete.Categorical(torch.tensor([x]).float()) for x in ([0.0, -200.0], [-200.0, 0.0])]
+    for convert in (list, in_numpy):
+        average = discrete.fuse(*convert(tiny), discrete.Args(fusion="linear"))
+        np.testing.assert_allclose(average.log_p, [[0.0, -800 - np.log(2)]], rtol=1e-12)
+        main = discrete.fuse(*convert(opposite), discrete.Args(fusion="linear", lambda_pref=0.0))
+        np.testing.assert_allclose(np.exp(main.log_p), [[1.0, 0.0]], atol=1e-36)
+        assert np.isfinite(main.log_p).all()
 
 
 @settings(deadline=None)
-@given(st.floats(0.01, 2.0), st.floats(0.01, 2.0), st.floats(0.0, 10.0))
+@given(st.floats(0.01, 5.0), st.floats(1e-3, 2.0), st.floats(0.0, 10.0))
 def test_the_product_is_sharper_than_the_experts(continuous, sigma_main, sigma_pref, lam):
-    """Than both with lambda >= 1, and in any case no wider than the main expert."""
+    """Than both with lambda >= 1, and in any case no wider than the main expert; within its bounds."""
     main, pref = (continuous.Gaussian(torch.zeros(1), torch.tensor([sigma])) for sigma in (sigma_main, sigma_pref))
     sigma = continuous.fuse(main, pref, continuous.Args(lambda_pref=lam)).std.item()
-    assert sigma <= sigma_main * (1 + 1e-12)
-    assert lam < 1 or sigma < min(sigma_main, sigma_pref)
-
-
-@pytest.mark.parametrize(
-    ("fusion", "lam", "sigma_main", "sigma_pref", "expected"),
-    [
-        ("poe", 0.5, 1.9, 0.5, 0.6636),  # wider than the preference, which needs lambda < 1
-        ("poe", 1.0, 1e-3, 1e-3, 1e-3),
-        ("poe", 0.0, 5.0, 2.0, 2.0),
-        ("linear", 1.0, 5.0, 2.0, 2.0),
-    ],
-)
-def test_the_fused_std_is_clipped(continuous, fusion, lam, sigma_main, sigma_pref, expected):
-    main, pref = (continuous.Gaussian(torch.zeros(1), torch.tensor([sigma])) for sigma in (sigma_main, sigma_pref))
-    fused = continuous.fuse(main, pref, continuous.Args(lambda_pref=lam, fusion=fusion))
-    assert fused.std.item() == pytest.approx(expected, rel=1e-3)
-
-
-@pytest.mark.parametrize("logstd_init", [-2.0, 0.35])
-def test_the_product_starts_by_sqrt_2_narrower_than_the_experts(continuous, logstd_init):
-    args = continuous.Args(logstd_init=logstd_init)
-    main, pref, _ = continuous.Agent(OBS_DIM, BOX, args)(torch.randn(7, OBS_DIM))
-    widths = dict(zip((main, pref, continuous.fuse(main, pref, args)), (0, 0, np.log(2) / 2)))
-    for policy, narrower in widths.items():
-        torch.testing.assert_close(policy.std.log(), torch.full((7, 3), logstd_init - narrower), rtol=1e-6, atol=1e-6)
+    assert 1e-3 <= sigma <= min(2, sigma_main * (1 + 1e-12))
+    assert lam < 1 or sigma == 1e-3 or sigma < min(sigma_main, sigma_pref)
 
 
 @cases((CONTINUOUS, BOX, {}), (BASELINE, BOX, {}), (LUNARLANDER, DISCRETE, {}), (BASELINE, DISCRETE, {}))
@@ -260,25 +235,6 @@ def test_distributions_match_torch_and_brute_force(script, space, changes):
 def preference_loss(script, pref, action, A, beta1, alpha):
     batch = script.Batch._make([None] * 7)._replace(action=action, A_norm=A)
     return script.preference_loss(pref, batch, script.Args(beta1=beta1, alpha=alpha))
-
-
-def test_boltzmann_is_the_fixed_point_only_on_the_preferences_own_actions(discrete):
-    """With A = alpha/beta1 log p + const, exp(beta1 A/alpha) ~ p, and counts 1:2:3:4 are an exact sample of p."""
-    p = torch.tensor([0.1, 0.2, 0.3, 0.4])
-    beta1 = 0.3
-
-    def gradient_norm(A, counts, alpha):
-        logits = p.log().requires_grad_()
-        action = torch.arange(4).repeat_interleave(torch.tensor(counts))
-        pref = discrete.Categorical(logits.expand(len(action), -1))
-        loss = preference_loss(discrete, pref, action, A[action], beta1, alpha)
-        return torch.autograd.grad(loss, logits)[0].norm()
-
-    for constant in (0.0, 1.7):  # no baseline moves the fixed point
-        A = 0.2 / beta1 * p.log() + constant
-        assert gradient_norm(A, [1, 2, 3, 4], 0.2) < 1e-15
-        assert gradient_norm(A, [1, 1, 1, 1], 0.2) > 0.01
-        assert gradient_norm(A, [1, 2, 3, 4], 0.1) > 0.01
 
 
 def descend(loss, start, learning_rate):
@@ -349,30 +305,6 @@ def test_gae_is_the_sum_over_the_episodes_future(script, rng):
         assert monte_carlo[t, e] == pytest.approx(discounted + gamma ** (end - t) * bootstraps[-1], abs=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(), (3,)])
-def test_running_statistics_come_back_from_a_checkpoint_and_share_no_memory_with_it(continuous, rng, shape):
-    """Bit by bit in float64, where torch's default is float32 too; going on leaves the checkpoint as it is."""
-    torch.set_default_dtype(torch.float32)
-    stats = continuous.RunningMeanStd(shape)
-    loaded = continuous.RunningMeanStd(shape)
-    stats.update(rng.normal(1e3, 1e-3, (50, *shape)))
-    state = stats.state_dict()
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    loaded.load_state_dict(torch.load(file, weights_only=True))
-    for rows in rng.normal(1e3, 1e-3, (2, 20, *shape)):
-        stats.update(rows)
-        loaded.update(rows)
-        for name in ("count", "mean", "m2"):
-            ours, theirs = np.asarray(getattr(loaded, name)), np.asarray(getattr(stats, name))
-            assert ours.dtype == np.float64 and ours.shape == theirs.shape and np.array_equal(ours, theirs)
-    file.seek(0)
-    for name, value in torch.load(file, weights_only=True).items():
-        assert torch.equal(state[name], value)
-        assert value.dtype == torch.float64
-
-
 def test_observations_and_rewards_are_scaled_as_gymnasium_does(script, rng):
     """By its wrappers on the twin of a Pendulum, clipped to +-10; statistics are those of all rows, or left alone."""
     args = script.Args(norm_obs=True, norm_reward=True, gamma=0.9)
@@ -388,8 +320,8 @@ def test_observations_and_rewards_are_scaled_as_gymnasium_does(script, rng):
     assert normalized.dtype == np.float32
     np.testing.assert_allclose(normalized, np.clip(expected_obs, -10, 10), rtol=1e-3, atol=1e-3)  # theirs is float32
     np.testing.assert_allclose(frozen, np.clip(obs[:1], -10, 10), rtol=1e-3)  # the prior has mean 0 and std 1
-    np.testing.assert_allclose(stats.mean, obs.mean(0), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(stats.m2 / stats.count, obs.var(0), rtol=1e-4)
+    np.testing.assert_allclose(stats.mean, obs.mean(0), rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(stats.m2 / stats.count, obs.var(0), rtol=1e-2)
     far = np.array([[1e3, 0.0, -1e3]])
     np.testing.assert_array_equal(script.normalize_obs(far, stats, args)[:, [0, 2]], [[10, -10]])
     done = np.zeros((200, 1), dtype=bool)
@@ -409,10 +341,7 @@ def test_rewards_are_divided_by_the_std_of_the_discounted_return(script, rng):
     done = rng.random((40, 3)) < 0.1
     stats = script.RunningMeanStd(())
     discounted = np.zeros(3)
-    scaled = [
-        script.scale_rewards(*half, stats, discounted, args)
-        for half in zip(rewards.reshape(2, 20, 3), done.reshape(2, 20, 3))
-    ]
+    scaled = [script.scale_rewards(rewards[x], done[x], stats, discounted, args) for x in (slice(20), slice(20, 40))]
     expected = np.empty_like(rewards)
     history = [-1.0, 1.0]
     returns = np.zeros(3)
@@ -461,46 +390,6 @@ def test_both_ways_of_acting_are_the_policy(script, space, changes, rng):
         assert_acts_as(policy, act, obs)
 
 
-RULES = {  # of Gaussians and of Categoricals; the gate's lambda falls with the distance of the experts
-    "preference": ("return pref", "return pref"),
-    "gate": (
-        "args = replace(args, lambda_pref=args.lambda_pref / (1 + ((main.mean - pref.mean) ** 2).sum(-1)[:, None]))",
-        "args = replace(args, lambda_pref=args.lambda_pref / (1 + abs(main.log_p - pref.log_p).sum(-1)[:, None]))",
-    ),
-}
-
-
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize(("name", "space"), [(CONTINUOUS, BOX), (LUNARLANDER, DISCRETE)])
-def test_who_changes_fuse_changes_acting_and_losses_alike(name, space, rule, rng, copied):
-    """One line more in a copy's `fuse`; by that rule it samples, stores log-probabilities and computes ratios."""
-    first = '    if args.fusion == "none":\n'
-    script = copied(name, (first, f"    {RULES[rule][space is DISCRETE]}\n{first}"))
-    learner, args = make_learner(script, space, dict(lambda_pref=1.5))
-    obs = rng.normal(size=(50, OBS_DIM))
-    noise = rng.gumbel(size=(50, 4)) if space is DISCRETE else rng.normal(size=(50, 3))
-    main, pref, product, _ = policies(learner.agent, torch.tensor(obs), args)
-    policy = pref
-    if rule == "gate":
-        apart = (main.mean - pref.mean) ** 2 if space is BOX else (main.logits - pref.logits).abs()
-        gated = dataclasses.replace(args, lambda_pref=1.5 / (1 + apart.sum(-1, keepdim=True)))
-        policy = policies(learner.agent, torch.tensor(obs), gated)[2]
-    assert D.kl_divergence(policy, product).mean() > 0.01
-    assert_acts_as(policy, script.torch_policy(learner.agent, args), obs)
-    act = script.numpy_policy(learner.agent, args)
-    assert_acts_as(policy, act, obs)
-
-    action = act(obs, noise)
-    no = np.zeros((50, 1), dtype=bool)
-    reward = rng.normal(size=(50, 1))
-    rollout = script.Rollout(*(x[:, None] for x in (obs, action, noise)), reward, obs[:, None], no, no)
-    batch, _ = script.make_batch(learner, rollout, reward, args)
-    torch.testing.assert_close(batch.log_prob, policy.log_prob(torch.tensor(action)).detach(), rtol=1e-5, atol=1e-5)
-    outputs = learner.agent(batch.obs)
-    assert script.total_loss(outputs, batch, args)["approx_kl"] < 1e-10
-    assert importlib.import_module(name).total_loss(outputs, batch, args)["approx_kl"] > 1e-3
-
-
 @cases(
     (CONTINUOUS, BOX, STRONG),
     (CONTINUOUS, BOX, dict(ent_coef=0.02, max_grad_norm=100.0)),
@@ -512,7 +401,7 @@ def test_who_changes_fuse_changes_acting_and_losses_alike(name, space, rule, rng
     (BASELINE, DISCRETE, {}),
     (BASELINE, DISCRETE, dict(shared_backbone=True, max_grad_norm=100.0)),
 )
-def test_steps_are_those_of_autograd_clipping_and_adam(script, space, changes):
+def test_steps_are_those_of_autograd_clipping_and_adam(script, space, changes, optimizer=torch.optim.Adam):
     """Five minibatches, everything annealed: backward, clip_grad_norm_ and Adam of torch do the same."""
     learner, args = make_learner(script, space, dict(learning_rate=3e-3) | changes)
     shares = [1.0, 0.8, 0.6, 0.4, 0.2]
@@ -522,7 +411,7 @@ def test_steps_are_those_of_autograd_clipping_and_adam(script, space, changes):
     change, losses = run_steps(script, learner, args, batches, shares)
 
     before = parameters_to_vector(twin.parameters()).detach()
-    optimizer = torch.optim.Adam(twin.parameters(), eps=1e-5)
+    optimizer = optimizer(twin.parameters(), eps=1e-5)
     norms = []
     for batch, now in zip(batches, annealings, strict=True):
         expected, norm = reference_step(twin, optimizer, taken(batch, slice(16, 64)), now)
@@ -531,6 +420,14 @@ def test_steps_are_those_of_autograd_clipping_and_adam(script, space, changes):
     assert 0.1 < expected["clipfrac"] < 0.99
     torch.testing.assert_close(change, parameters_to_vector(twin.parameters()) - before, rtol=1e-5, atol=1e-9)
     assert {name: x.item() for name, x in losses.items()} == pytest.approx(expected, 1e-5)
+
+
+@pytest.mark.parametrize(("name", "space"), [(CONTINUOUS, BOX), (LUNARLANDER, DISCRETE), (BASELINE, BOX)])
+def test_a_copy_with_weight_decay_is_adamw(name, space, copied):
+    where = "        params.sub_(scheduled"
+    script = copied(name, (where, f"        params.mul_(1 - scheduled.learning_rate * 0.5)\n{where}"))
+    adamw = functools.partial(torch.optim.AdamW, weight_decay=0.5)
+    test_steps_are_those_of_autograd_clipping_and_adam(script, space, {}, adamw)
 
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
@@ -554,13 +451,25 @@ def test_the_compiled_step_is_the_eager_one(name, space, changes, capsys):
         eager = run_steps(script, copy.deepcopy(learner), args, batches, shares)
         compiled = run_steps(script, learner, dataclasses.replace(args, compile=True), batches, shares)
         assert torch.linalg.norm(compiled[0] - eager[0]) < 1e-4 * torch.linalg.norm(eager[0])
-        assert {x: float(y) for x, y in compiled[1].items()} == pytest.approx(eager[1], rel=1e-4)
+        losses = [{name: x.item() for name, x in losses.items()} for _, losses in (compiled, eager)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert "failed" not in capsys.readouterr().out
 
 
 def test_a_step_that_cannot_be_compiled_is_exactly_the_eager_one(run, tmp_path):
     """No minibatch is applied twice."""
-    flags = "--env-id Pendulum-v1 --total-timesteps 128 --num-steps 64 --num-minibatches 2 --eval-every 0".split()
+    flags = [
+        "--env-id",
+        "Pendulum-v1",
+        "--total-timesteps",
+        "128",
+        "--num-steps",
+        "64",
+        "--num-minibatches",
+        "2",
+        "--eval-every",
+        "0",
+    ]
     eager = run(CONTINUOUS, *flags, "--eval-episodes", 1, "--run-name", "eager", "--no-compile")
     no_compiler = dict(CXX="/bin/false", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
     fallback = run(CONTINUOUS, *flags, "--eval-episodes", 1, "--run-name", "fallback", **no_compiler)
@@ -569,20 +478,6 @@ def test_a_step_that_cannot_be_compiled_is_exactly_the_eager_one(run, tmp_path):
     rows = [read_metrics(tmp_path / "runs" / name) for name in ("eager", "fallback")]
     for one, other in zip(*rows, strict=True):
         assert {x for x in one if one[x] != other[x]} <= {"SPS", "seconds"}
-
-
-@cases((CONTINUOUS, BOX, {}), (LUNARLANDER, DISCRETE, {}))
-def test_consistency_pulls_on_both_experts(script, space, changes):
-    """With equal advantages and no value loss, the gradient on either head is that of w_cons KL(pi_f || pi_p)."""
-    learner, args = make_learner(script, space, dict(w_pref=0.0, w_cons=0.3, vf_coef=0.0))
-    batch = random_batch(script, learner.agent, args)
-    batch = batch._replace(advantage=torch.ones_like(batch.advantage))
-    loss = script.total_loss(learner.agent(batch.obs), batch, args)["loss"]
-    _, pref, fused, _ = policies(learner.agent, batch.obs, args)
-    heads = [x for name, x in learner.agent.named_parameters() if name.startswith(("actor", "preference"))]
-    expected = torch.autograd.grad(0.3 * D.kl_divergence(fused, pref).mean(), heads)
-    torch.testing.assert_close(torch.autograd.grad(loss, heads), expected, rtol=1e-5, atol=1e-9)
-    assert min(gradient.norm() for gradient in expected) > 1e-3
 
 
 @pytest.mark.parametrize("fusion", ["poe", "linear", "none"])
@@ -632,7 +527,6 @@ def test_prefpoe_without_preference_is_the_matched_baseline(script, space, chang
 def test_diagnostics_match_torch_distributions(script, space, changes):
     """All of a batch's diagnostics; mean_difference of Categoricals is the largest of any event's probability."""
     learner, args = make_learner(script, space, changes)
-    outputs = learner.agent.double()
     if hasattr(learner.agent, "preference_logstd"):
         learner.agent.preference_logstd -= 1  # lambda = 0.2 then leaves the product wider than the preference
     batch = random_batch(script, learner.agent, args)
