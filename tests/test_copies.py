@@ -162,13 +162,6 @@ def test_acting_is_that_of_the_network_whoever_changes_it(name, changes, twin_ac
     assert "no gradient" not in done.said
 
 
-def test_a_learned_lambda_is_learned(trial):
-    done = trial(CONTINUOUS, LAMBDA)
-    learned = [learner.agent.log_lambda.item() for _, learner, _ in done.recorded]
-    assert len({*learned}) == 3
-    assert {row["lambda_pref"] for row in done.rows} == {"1.0"}  # the argument
-
-
 SAMPLING = {
     "in collect": ("act(obs, noise[t])", "act(obs, 2 * noise[t])"),
     "in torch_policy": (".sample(torch.as_tensor(noise))", ".sample(2 * torch.as_tensor(noise))"),
@@ -279,6 +272,18 @@ def test_epochs_end_at_the_target_kl(name, target, epochs, trial):
     done = trial(name, [], "--target-kl", target, "--learning-rate", 1e-4)
     saved = torch.load(done.folder / "checkpoint.pt", weights_only=True)
     assert saved["adam"]["powers"][0].item() == pytest.approx(0.9 ** (3 * 2 * epochs))
+
+
+@pytest.mark.parametrize(("name", "env_id"), [(CONTINUOUS, "Pendulum-v1"), (LUNARLANDER, "CartPole-v1")])
+def test_a_guided_lambda_follows_the_explained_variance(name, env_id, trial):
+    """The running mean of those so far, between 0 and 1; the rollouts are of that lambda."""
+    flags = ["--lambda-schedule", "guided", "--lambda-pref", 2, "--total-timesteps", 640, "--env-id", env_id]
+    done = trial(name, [], *flags)
+    mean = 0.0
+    for row, (_, _, args) in zip(done.rows, done.recorded, strict=True):
+        assert float(row["lambda_pref"]) == args.lambda_pref == pytest.approx(2 * mean, abs=1e-9)
+        mean = 0.9 * mean + 0.1 * np.clip(float(row["explained_variance"]), 0, 1)
+    assert mean > 0.01
 
 
 def test_fuse_serves_a_loop_of_ones_own(tmp_path):
