@@ -19,17 +19,17 @@ sys.path.insert(0, str(ROOT))
 
 @pytest.fixture(scope="session")
 def continuous():
-    return importlib.import_module("prefpoe_continuous")
+    return importlib.import_module(SCRIPTS[0])
 
 
 @pytest.fixture(scope="session")
 def discrete():
-    return importlib.import_module("prefpoe_lunarlander")
+    return importlib.import_module(SCRIPTS[1])
 
 
 @pytest.fixture(scope="session")
 def baseline():
-    return importlib.import_module("ppo_baseline")
+    return importlib.import_module(SCRIPTS[2])
 
 
 @pytest.fixture(params=SCRIPTS)

@@ -187,13 +187,9 @@ def test_categorical_fusion_is_the_normalised_product(discrete, lam):
 def test_the_average_of_tiny_probabilities_is_not_zero(discrete):
     """exp(-800) and exp(-900) have no float64, but the log of their average has: -800 - log 2."""
     tiny = [discrete.Categorical(torch.tensor([[0.0, x]])) for x in (-800.0, -900.0)]
-    opposite = [discrete.Categorical(torch.tensor([x]).float()) for x in ([0.0, -200.0], [-200.0, 0.0])]
     for convert in (list, in_numpy):
         average = discrete.fuse(*convert(tiny), discrete.Args(fusion="linear"))
         np.testing.assert_allclose(average.log_p, [[0.0, -800 - np.log(2)]], rtol=1e-12)
-        main = discrete.fuse(*convert(opposite), discrete.Args(fusion="linear", lambda_pref=0.0))
-        np.testing.assert_allclose(np.exp(main.log_p), [[1.0, 0.0]], atol=1e-36)
-        assert np.isfinite(main.log_p).all()
 
 
 @settings(deadline=None)
@@ -312,20 +308,20 @@ ACTING = [(CONTINUOUS, BOX, x) for x in FUSIONS] + [(LUNARLANDER, DISCRETE, x) f
 ACTING += [(BASELINE, BOX, {}), (BASELINE, BOX, MATCHED), (BASELINE, DISCRETE, {})]
 
 
-def assert_acts_as(policy, act, obs, tolerance=1e-5):
+def assert_acts_as(policy, act, obs):
     """Box: noise 0 gives the mean, 1 a std more; Discrete: the argmax of log p + noise, to 1e-5 of a tie."""
     if isinstance(policy, D.Independent):
-        np.testing.assert_allclose(act(obs, 0.0), policy.mean.detach(), rtol=tolerance, atol=tolerance / 10)
-        std = policy.stddev.detach()
-        np.testing.assert_allclose(act(obs, 1.0) - act(obs, 0.0), std, rtol=tolerance, atol=tolerance / 10)
+        for noise in (0.0, 1.0):
+            expected = policy.mean + policy.stddev * noise
+            np.testing.assert_allclose(act(obs, noise), expected.detach(), rtol=1e-5, atol=1e-6)
         return
     log_p = policy.logits.detach().numpy()
     for a, b in itertools.permutations(range(log_p.shape[1]), 2):
         noise = np.full(log_p.shape, -1e3)
         noise[:, a] = 0.0
-        noise[:, b] = log_p[:, a] - log_p[:, b] - tolerance
+        noise[:, b] = log_p[:, a] - log_p[:, b] - 1e-5
         assert (act(obs, noise) == a).all()
-        noise[:, b] += 2 * tolerance
+        noise[:, b] += 2e-5
         assert (act(obs, noise) == b).all()
 
 
@@ -375,28 +371,23 @@ def test_steps_are_those_of_autograd_clipping_and_adam(script, space, changes, o
     assert {name: x.item() for name, x in losses.items()} == pytest.approx(expected, 1e-5)
 
 
-@pytest.mark.parametrize(("name", "space"), [(CONTINUOUS, BOX), (LUNARLANDER, DISCRETE), (BASELINE, BOX)])
-def test_a_copy_with_weight_decay_is_adamw(name, space, copied):
-    where = "        params.sub_(scheduled"
-    script = copied(name, (where, f"        params.mul_(1 - scheduled.learning_rate * 0.5)\n{where}"))
+def test_a_copy_with_weight_decay_is_adamw(copied):
+    script = copied(
+        CONTINUOUS, ("params.sub_(scheduled", "params.mul_(1 - scheduled.learning_rate * 0.5).sub_(scheduled")
+    )
     adamw = functools.partial(torch.optim.AdamW, weight_decay=0.5)
-    test_steps_are_those_of_autograd_clipping_and_adam(script, space, {}, adamw)
+    test_steps_are_those_of_autograd_clipping_and_adam(script, BOX, {}, adamw)
+
+
+TWO_AGENTS = [STRONG, STRONG | dict(vf_coef=50.0)]
 
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize(
-    ("name", "space", "changes"),
-    [
-        (CONTINUOUS, BOX, [STRONG, STRONG | dict(vf_coef=50.0)]),
-        (LUNARLANDER, DISCRETE, [STRONG]),
-        (BASELINE, DISCRETE, [{}]),
-    ],
-)
-def test_the_compiled_step_is_the_eager_one(name, space, changes, capsys):
+@cases((CONTINUOUS, BOX, TWO_AGENTS), (LUNARLANDER, DISCRETE, [STRONG]), (BASELINE, DISCRETE, [{}]))
+def test_the_compiled_step_is_the_eager_one(script, space, changes, capsys):
     """Everything annealed, max_grad_norm and clip_coef too; also that of a second agent, which differs in an argument."""
     torch.set_default_dtype(torch.float32)
     torch.set_num_threads(1)
-    script = importlib.import_module(name)
     for change in changes:
         learner, args = make_learner(script, space, dict(learning_rate=3e-3) | change)
         shares = [1.0, 0.8, 0.6, 0.4, 0.2]
@@ -428,12 +419,10 @@ def test_without_guidance_the_acting_variance_is_a_share_of_the_preferences(cont
     torch.testing.assert_close(ratio**2, torch.full((2, 3), 1 - 0.3 * 0.2 / 0.1), rtol=1e-4, atol=0)
 
 
-@cases(
-    (CONTINUOUS, BOX, dict(lambda_pref=0.2)),
-    (LUNARLANDER, DISCRETE, dict(lambda_pref=0.2)),
-    (BASELINE, BOX, {}),
-    (BASELINE, DISCRETE, {}),
-)
+PREFPOE = [(CONTINUOUS, BOX, dict(lambda_pref=0.2)), (LUNARLANDER, DISCRETE, dict(lambda_pref=0.2))]
+
+
+@cases(*PREFPOE, (BASELINE, BOX, {}), (BASELINE, DISCRETE, {}))
 @torch.no_grad()
 def test_diagnostics_match_torch_distributions(script, space, changes):
     """All of a batch's diagnostics; mean_difference of Categoricals is the largest of any event's probability."""
@@ -443,9 +432,8 @@ def test_diagnostics_match_torch_distributions(script, space, changes):
     batch = random_batch(script, learner.agent, args)
     outputs = learner.agent(batch.obs)[:-1]
     p, q, f, _ = policies(learner.agent, batch.obs, args)
-    expected = dict(
-        explained_variance=1 - np.var((batch.returns - batch.value).numpy()) / np.var(batch.returns.numpy())
-    )
+    unexplained = np.var((batch.returns - batch.value).numpy()) / np.var(batch.returns.numpy())
+    expected = dict(explained_variance=1 - unexplained)
     trace = {}
     for name, policy in dict(main=p, pref=q, fused=f).items():
         variance = policy.variance if space is BOX else policy.probs * (1 - policy.probs)
@@ -472,10 +460,8 @@ def test_diagnostics_match_torch_distributions(script, space, changes):
     assert row == pytest.approx({name: float(x) for name, x in expected.items()}, rel=1e-5)
 
 
-ANNEALED = [
-    dict(lambda_schedule=x, anneal_pref=x != "falling", anneal_lr=x != "rising")
-    for x in ("constant", "falling", "rising", "guided")
-]
+SCHEDULES = ["constant", "falling", "rising", "guided"]
+ANNEALED = [dict(lambda_schedule=x, anneal_pref=x != "falling", anneal_lr=x != "rising") for x in SCHEDULES]
 FIRST = '        "learning_rate": args'
 TWO_MORE = (FIRST, f'        **{{x: remaining * getattr(args, x) for x in ("max_grad_norm", "clip_coef")}},\n{FIRST}')
 
