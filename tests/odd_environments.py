@@ -49,6 +49,10 @@ class Endless(Steps):
     length = float("inf")
 
 
+class Unbounded(Steps):
+    action_space = gym.spaces.Box(-np.inf, np.inf, (1,))
+
+
 class Listed(Steps):
     observation_space = gym.spaces.Sequence(gym.spaces.Box(0, 1, (2,)))
 
@@ -102,6 +106,6 @@ def far_hopper(**options):
     return env
 
 
-for kind in (NoRenderMode, NoPicture, NoModelFile, Endless, Listed, Lists, Named, NotFinite):
+for kind in (NoRenderMode, NoPicture, NoModelFile, Endless, Unbounded, Listed, Lists, Named, NotFinite):
     gym.register(f"{kind.__name__}-v0", kind)
 gym.register("FarHopper-v4", far_hopper, max_episode_steps=20)

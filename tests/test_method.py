@@ -14,8 +14,6 @@ import pytest
 import torch
 import torch.distributions as D
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.nn.utils import clip_grad_norm_, parameters_to_vector
 
 BOX = gym.spaces.Box(-1, 1, (3,))
@@ -190,16 +188,6 @@ def test_the_average_of_tiny_probabilities_is_not_zero(discrete):
     for convert in (list, in_numpy):
         average = discrete.fuse(*convert(tiny), discrete.Args(fusion="linear"))
         np.testing.assert_allclose(average.log_p, [[0.0, -800 - np.log(2)]], rtol=1e-12)
-
-
-@settings(deadline=None)
-@given(st.floats(0.01, 5.0), st.floats(1e-3, 2.0), st.floats(0.0, 10.0))
-def test_the_product_is_sharper_than_the_experts(continuous, sigma_main, sigma_pref, lam):
-    """Than both with lambda >= 1, and in any case no wider than the main expert; within its bounds."""
-    main, pref = (continuous.Gaussian(torch.zeros(1), torch.tensor([sigma])) for sigma in (sigma_main, sigma_pref))
-    sigma = continuous.fuse(main, pref, continuous.Args(lambda_pref=lam)).std.item()
-    assert 1e-3 <= sigma <= min(2, sigma_main * (1 + 1e-12))
-    assert lam < 1 or sigma == 1e-3 or sigma < min(sigma_main, sigma_pref)
 
 
 @cases((CONTINUOUS, BOX, {}), (BASELINE, BOX, {}), (LUNARLANDER, DISCRETE, {}), (BASELINE, DISCRETE, {}))
