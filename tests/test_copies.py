@@ -61,13 +61,15 @@ def assert_learned_from_samples_of_its_policy(done):
     returns = []
     for episode in range(3):
         obs, _ = env.reset(seed=2**30 + episode)
-        total, over = 0.0, False
+        total = 0.0
+        over = False
         while not over:
             obs = ((obs - mean) / std).clip(-10, 10) if args.norm_obs else obs
             fused = fused_of(done.module, agent, np.float32(obs)[None], args)
             action = fused.mean[0].numpy() if hasattr(fused, "mean") else fused.logits[0].numpy().argmax()
             obs, reward, terminated, truncated, _ = env.step(action)
-            total, over = total + reward, terminated or truncated
+            total += reward
+            over = terminated or truncated
         returns.append(total)
     assert done.evaluation["returns"] == pytest.approx(returns, rel=2e-3)
     assert float(done.rows[-1]["eval_return"]) == pytest.approx(np.mean(returns), rel=2e-3)
@@ -150,27 +152,19 @@ def test_acting_is_that_of_the_network_whoever_changes_it(name, changes, twin_ac
     assert "no gradient" not in done.said
 
 
-SAMPLING = {
-    "in collect": ("act(obs, noise[t])", "act(obs, 2 * noise[t])"),
-    "in torch_policy": (".sample(torch.as_tensor(noise))", ".sample(2 * torch.as_tensor(noise))"),
-    "in sample": ("self.mean + self.std * noise", "self.mean + 2 * self.std * noise"),
-    "in sample of logits": ("(self.logits + noise)", "(5 * self.logits + noise)"),
-}
+SAMPLING = [*((name, "act(obs, noise[t])", "act(obs, 2 * noise[t])") for name in SCRIPTS)]
+SAMPLING += [(name, ".sample(torch.as_tensor(noise))", ".sample(2 * torch.as_tensor(noise))") for name in SCRIPTS]
+SAMPLING += [
+    (name, "self.mean + self.std * noise", "self.mean + 2 * self.std * noise") for name in (CONTINUOUS, BASELINE)
+]
+SAMPLING += [(name, "(self.logits + noise)", "(5 * self.logits + noise)") for name in (LUNARLANDER, BASELINE)]
 
 
-@pytest.mark.parametrize(
-    ("name", "where"),
-    [
-        *((name, where) for name in SCRIPTS for where in ("in collect", "in torch_policy")),
-        *((name, "in sample") for name in (CONTINUOUS, BASELINE)),
-        *((name, "in sample of logits") for name in (LUNARLANDER, BASELINE)),
-    ],
-)
-def test_actions_that_are_no_samples_of_the_policy_stop_the_run(name, where, trial):
-    discrete = name == LUNARLANDER or "logits" in where
-    flags = ["--env-id", "CartPole-v1" if discrete else "Pendulum-v1", "--total-timesteps", 1536, "--num-steps", 512]
+@pytest.mark.parametrize(("name", "old", "new"), SAMPLING)
+def test_actions_that_are_no_samples_of_the_policy_stop_the_run(name, old, new, trial):
+    env_id = "CartPole-v1" if name == LUNARLANDER or "logits" in old else "Pendulum-v1"
     with pytest.raises(SystemExit) as ended:
-        trial(name, [SAMPLING[where]], *flags)
+        trial(name, [(old, new)], "--env-id", env_id, "--total-timesteps", 1536, "--num-steps", 512)
     assert isinstance(ended.value.code, str)  # so stderr, and exit code 1
     assert "\n" not in ended.value.code
 
@@ -241,7 +235,6 @@ def test_the_best_model_is_kept(trial, capsys):
     done = trial(CONTINUOUS, [(row, keep + row)], "--eval-every", 1, "--total-timesteps", 384, "--learning-rate", 0.03)
     returns = [float(row["eval_return"]) for row in done.rows]
     assert np.argmax(returns) < 5
-    capsys.readouterr()
     done.module.main(done.module.parse_args(["--evaluate", str(done.folder / "best"), "--eval-episodes", "3"]))
     assert float(re.search("mean=(.*?) ", capsys.readouterr().out)[1]) == pytest.approx(max(returns), rel=2e-3)
 

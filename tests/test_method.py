@@ -32,11 +32,6 @@ def double_precision():
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def cases(*rows):
     """Parametrize a test by rows (script, action space, changes of its arguments)."""
     return pytest.mark.parametrize(("script", "space", "changes"), rows, indirect=["script"])
@@ -84,7 +79,8 @@ def policies(agent, obs, args):
 
 def random_batch(script, agent, args, moved=1.0):
     """64 random transitions; if the policy has moved so, ratios and values are clipped now and then, on either side."""
-    obs, noise = torch.randn(64, OBS_DIM), 0.3 * torch.randn(4, 64)
+    obs = torch.randn(64, OBS_DIM)
+    noise = 0.3 * torch.randn(4, 64)
     with torch.no_grad():
         *_, policy, value = policies(agent, obs, args)
     action = policy.sample()
@@ -250,8 +246,9 @@ def test_a_gaussian_preference_converges_to_boltzmann_on_its_own_actions(continu
     assert log_std.exp().item() == pytest.approx((alpha / (2 * beta1)) ** 0.5, rel=1e-5)
 
 
-def test_gae_is_the_sum_over_the_episodes_future(script, rng):
+def test_gae_is_the_sum_over_the_episodes_future(script):
     """Of discounted deltas; a termination needs no value of its last state, which is NaN here."""
+    rng = np.random.default_rng(0)
     rewards, values, next_values = rng.normal(size=(3, 40, 3))
     terminated, truncated = rng.random((2, 40, 3)) < 0.08
     done = terminated | truncated
@@ -264,20 +261,23 @@ def test_gae_is_the_sum_over_the_episodes_future(script, rng):
         assert advantages[t, e] == pytest.approx(sum((0.97 * 0.9) ** k * x for k, x in enumerate(deltas)), abs=1e-12)
 
 
-def test_rewards_are_divided_by_the_std_of_the_discounted_return(script, rng):
+def test_rewards_are_divided_by_the_std_of_the_discounted_return(script):
     """In a plain loop over two rollouts of three environments; each done resets one environment's return."""
+    rng = np.random.default_rng(0)
     args, off = (script.Args(norm_reward=x, gamma=0.9) for x in (True, False))
-    rewards, done = 5 * rng.normal(size=(40, 3)) + 1, rng.random((40, 3)) < 0.1
+    rewards = 5 * rng.normal(size=(40, 3)) + 1
+    done = rng.random((40, 3)) < 0.1
     rewards[39, :2] = 1e4, -1e4
-    stats, discounted = script.RunningMeanStd(()), np.zeros(3)
+    stats = script.RunningMeanStd(())
+    discounted = np.zeros(3)
     scaled = [script.scale_rewards(rewards[x], done[x], stats, discounted, args) for x in (slice(20), slice(20, 40))]
-    history, returns = [-1.0, 1.0], np.zeros(3)
+    history = [-1.0, 1.0]
+    returns = np.zeros(3)
     for t in range(40):
         returns = 0.9 * returns + rewards[t]
         history += returns.tolist()
         weights = np.r_[5e-5, 5e-5, np.ones(len(history) - 2)]  # the prior: 1e-4 rows with mean 0 and std 1
-        variance = np.cov(history, aweights=weights, ddof=0)
-        expected = rewards[t] / np.sqrt(variance + 1e-8)
+        expected = rewards[t] / np.sqrt(np.cov(history, aweights=weights, ddof=0) + 1e-8)
         np.testing.assert_allclose(np.concatenate(scaled)[t], expected.clip(-10, 10), rtol=1e-9)
         returns = np.where(done[t], 0.0, returns)
     assert np.array_equal(script.scale_rewards(rewards, done, stats, discounted, off), rewards)
@@ -306,13 +306,13 @@ def assert_acts_as(policy, act, obs):
 
 
 @cases(*ACTING)
-def test_both_ways_of_acting_are_the_policy(script, space, changes, rng):
+def test_both_ways_of_acting_are_the_policy(script, space, changes):
     learner, args = make_learner(script, space, changes)
     agent = learner.agent
     if hasattr(agent, "preference_logstd"):
         agent.preference_logstd.data[:] = torch.tensor([2.0, -9.0, -1.0])  # above, below and inside the clamps
         agent.actor_logstd.data[0, 0] = 2.0
-    obs = rng.normal(size=(50, OBS_DIM)).astype(np.float32)
+    obs = np.random.default_rng(0).normal(size=(50, OBS_DIM)).astype(np.float32)
     acting = [script.numpy_policy(agent.float(), args), script.torch_policy(copy.deepcopy(agent), args)]
     *_, policy, _ = policies(agent.double(), torch.tensor(obs).double(), args)
     for act in acting:
