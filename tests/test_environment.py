@@ -21,7 +21,7 @@ class Habits(gym.Wrapper):
 
     def reset(self, **options):
         obs, info = self.env.reset(**options)
-        self.buffer = np.array(obs)
+        vars(self).setdefault("buffer", np.array(obs))[:] = obs
         return self.buffer, info
 
     def step(self, action):
