@@ -82,7 +82,7 @@ class Args:
     eval_every: int = 25  # iterations between two evaluations, 3 episodes each (0: never)
     eval_episodes: int = 10  # episodes of the evaluation at the end
     eval_deterministic: bool = True  # evaluate tanh of the policy's mean rather than samples
-    checkpoint_every: int = 50  # iterations between two checkpoints, the most that an interruption can lose
+    checkpoint_every: int = 20  # iterations between two checkpoints, the most that an interruption can lose
     capture_video: bool = False  # at the end, film an episode of the trained policy as mp4 (needs moviepy)
     track: bool = False  # log to Weights & Biases
     wandb_project_name: str = "prefpoe"  # project there; group and tags come from WANDB_RUN_GROUP and WANDB_TAGS
@@ -366,9 +366,8 @@ class Learner:
         self.params = parameters_to_vector(self.agent.parameters()).detach()
         vector_to_parameters(self.params, self.agent.parameters())  # from here on, the agent's weights are views of it
         self.target = parameters_to_vector(self.agent.critics.parameters()).detach()
-        self.adam = dict(
-            m=torch.zeros_like(self.params), v=torch.zeros_like(self.params), powers=torch.ones(2).double()
-        )
+        zeros = torch.zeros_like(self.params)
+        self.adam = dict(m=zeros, v=zeros.clone(), powers=torch.ones(2, dtype=torch.float64))
         try:
             self.replay = Replay(args.buffer_size if args.evaluate is None else 1, *sizes)
         except MemoryError as error:
@@ -582,13 +581,13 @@ def make_env(args: Args, film: Path | None = None) -> gym.Env:
     space = env.action_space
     flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"
     if not flat or max(abs(space.low).max(), abs(space.high).max()) > 1e38:  # float32 ends at 3e38
-        env.close()
         refuse(f"--env-id {args.env_id}: this script needs a flat, bounded Box of floats as action space, not {space}")
     if film:
-        if hasattr(env.unwrapped, "mujoco_renderer") and env.unwrapped.model.ncam:  # a camera that follows, wide floor
-            env.unwrapped.mujoco_renderer.camera_id = env.unwrapped.model.camera("track").id
-            env.unwrapped.model.geom("floor").size[:2] *= 25
-            env.unwrapped.model.mat_texrepeat *= 25
+        if hasattr(env.unwrapped, "mujoco_renderer"):  # with a camera that follows, if it has one, over a wider floor
+            model = env.unwrapped.model
+            env.unwrapped.mujoco_renderer.camera_id = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+            model.geom_size[model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE, :2] *= 25
+            model.mat_texrepeat *= 25
         name = re.sub(r"\W", "-", f"{args.env_id}-{time.strftime('%Y%m%d-%H%M%S')}")
         env = gym.wrappers.RecordVideo(env, str(film), name_prefix=name, episode_trigger=lambda episode: True)
     return gym.wrappers.RecordEpisodeStatistics(gym.wrappers.FlattenObservation(env))
@@ -664,26 +663,25 @@ SIGNATURES = (
 
 
 def evaluate(learner: Learner, env: gym.Env, episodes: int, args: Args) -> list[float]:
-    """Returns of so many episodes, with seeds from 2**30, closes the environment."""
+    """Returns of so many episodes, with seeds from 2**30, in unscaled rewards; closes the environment."""
     act = learner.policy(learner.agent, args)
     rng = np.random.default_rng(args.seed)
     space = env.action_space
-    limit = math.inf if env.spec and env.spec.max_episode_steps else 1_000  # or an episode might never end
+    limit = (env.spec and env.spec.max_episode_steps) or 1_000  # without one an episode might never end
     returns = []
     with env:
         for episode in range(episodes):
             obs, _ = env.reset(seed=2**30 + episode)
-            rewards = []
-            done = False
-            while not done and len(rewards) < limit:
+            returns.append(0.0)
+            for _ in range(limit):
                 noise = 0.0 if args.eval_deterministic else rng.standard_normal(space.shape, dtype=np.float32)
                 u = act(np.array(obs, np.float32)[None], noise)[0]
                 obs, reward, terminated, truncated, _ = env.step(to_action(u, space))
-                rewards.append(float(reward))
-                done = terminated or truncated
-            if not done:
+                returns[-1] += float(reward)
+                if terminated or truncated:
+                    break
+            else:
                 print(f"warning: {args.env_id} sets no time limit: evaluation cut off after {limit} steps")
-            returns.append(sum(rewards))
     return returns
 
 
@@ -710,7 +708,7 @@ class Log:
             learner.load(args.resume, args)
             if learner.iteration >= args.num_iterations and self.evaluation.exists():
                 remove_memories(self.folder)  # which a kill may have left
-                print(f"{self.folder} is finished; to go on, give a longer --total-timesteps")
+                print(f"{self.folder} is finished")
                 sys.exit(0)
             self.evaluation.unlink(missing_ok=True)
             rows = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.exists() else []
@@ -784,10 +782,12 @@ class Log:
             pace = (iteration - self.compiled[0]) / (seconds - self.compiled[1])  # iterations a second
             left = (args.num_iterations - iteration) / pace / 60
             print(f"step={step} return={mean_return:.1f} SPS={args.batch_size * pace:.0f} {left:.1f} min left")
-        for column, low, high, advice in SIGNATURES:
-            if args.w_pref and not low <= row[column] <= high and advice not in self.advice_given:
-                print(f"warning: {column} is {row[column]:.3g}: {advice}")
-                self.advice_given.add(advice)
+        for column, low, high, advice in SIGNATURES if args.w_pref else ():
+            if not low <= row[column] <= high:
+                if advice not in self.advice_given:
+                    print(f"warning: {column} is {row[column]:.3g}: {advice}")
+                    self.advice_given.add(advice)
+                break  # the first one is the cause
 
 
 def refuse(message: str) -> NoReturn:
@@ -839,12 +839,10 @@ def main(args: Args) -> None:
             learner = Learner(envs.envs[0], args)
             if args.evaluate is None:
                 log = Log(learner, args)
-                folder = log.folder
                 if learner.iteration < args.num_iterations:
                     train(envs, learner, log, args)
             else:
                 learner.load(args.evaluate, args)
-                folder = Path(args.evaluate) if Path(args.evaluate).is_dir() else Path(args.evaluate).parent
                 print(f"{args.evaluate}, of {load_checkpoint(args.evaluate)['args'].get('env_id', 'an unknown task')}:")
         scheduled = replace(args, **schedule(args, learner))
         returns = evaluate(learner, make_env(args), args.eval_episodes, scheduled)
@@ -854,12 +852,12 @@ def main(args: Args) -> None:
         if log:
             result["global_step"] = learner.iteration * args.batch_size
             write_whole(log.evaluation, json.dumps(result).encode())
-            remove_memories(folder)
+            remove_memories(log.folder)
         if log and log.wandb:
             log.wandb.summary["evaluation"] = result
-            log.wandb.log_artifact(folder / "checkpoint.pt", name=f"agent-{log.wandb.id}", type="model")
+            log.wandb.log_artifact(log.folder / "checkpoint.pt", name=f"agent-{log.wandb.id}", type="model")
         if args.capture_video:  # last, in case it fails
-            evaluate(learner, make_env(args, film=folder / "videos"), 1, scheduled)
+            evaluate(learner, make_env(args, film=(log.folder if log else Path()) / "videos"), 1, scheduled)
     except KeyboardInterrupt:
         print(f"\nstopped; to go on: python {sys.argv[0]} --resume {log.folder}" if log else "\nstopped")
         sys.exit(130)
