@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["torch==2.13.0", "gymnasium[mujoco,box2d]==1.4.0", "mujoco<4.1", "numpy>=2.2", "tyro>=1.0", "tqdm>=4.67", "filelock>=3.16", "wandb>=0.31"]
+# dependencies = ["torch==2.13.0", "gymnasium[mujoco]==1.4.0", "gymnasium[box2d]==1.4.0; python_version < '3.14'", "mujoco<4.1", "numpy>=2.2", "tyro>=1.0", "filelock>=4.1", "wandb>=0.31"]
 # ///
 """Does PrefPoE carry over to off-policy learning? Soft actor-critic (SAC) acting with a product of two policy heads.
 
@@ -8,41 +8,37 @@
     python open_questions/prefpoe_sac.py --fusion none --w-pref 0 --w-cons 0   # SAC itself
     python open_questions/prefpoe_sac.py --resume runs/<run>                   # go on after an interruption
     python open_questions/prefpoe_sac.py --evaluate runs/<run>                 # evaluate only
-    python open_questions/prefpoe_sac.py --help                                # every option
 
 The actor has a main expert pi_theta and a preference expert pi_p on one backbone, and acts with their product, the fused
 policy pi_f, squashed by tanh. SAC (Haarnoja et al. 2018, arXiv 1812.05905) trains pi_f; pi_p is trained on actions
 weighed by their advantage min Q(s, a) - V(s): replayed ones, with which it diverges, or with --pref-actions own those
-of pi_f, with which it does not, nor helps (sac.md). Read on to the line of ====.
+of pi_f, with which it does not, nor helps (sac.md). The method stands above the line `== Below`.
 """
 
 from __future__ import annotations
 
-import copy
-import difflib
-import importlib
+import csv
 import io
 import json
 import math
 import os
+import random
 import re
 import signal
 import sys
 import time
 import warnings
 import zipfile
-import zlib
 from collections import namedtuple
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, make_dataclass
-from importlib.metadata import version
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import torch
 import tyro
@@ -51,24 +47,19 @@ from torch import nn
 from torch.func import functional_call, grad_and_value
 from torch.nn.functional import softplus
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from tqdm import tqdm
 
 
 @dataclass(frozen=True)
-class Run:
+class Args:
     env_id: str = "HalfCheetah-v4"  # Gymnasium id of the environment, or module:id, where the module registers it
     seed: int = 1  # seed of training: environments, initial weights, noise; evaluations always start alike
     total_timesteps: int = 1_000_000  # environment steps to train for, over all environments; in whole iterations
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
-    run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>-<ns>)
-    resume: str | None = None  # run folder to go on with; only Logging, cuda and compile may differ from its own
+    run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time in ns>)
+    resume: str | None = None  # run folder to go on with; flags given beside it replace the run's own
     evaluate: str | None = None  # run folder or checkpoint to evaluate, without training
-    cuda: bool = False  # update on the GPU (acting stays on the CPU, where a network of this size is faster)
-    compile: bool = True  # compile the update with torch.compile; without a C++ compiler it runs eagerly
-
-
-@dataclass(frozen=True)
-class SAC:
+    compile: bool = True  # compile the update with torch.compile; where that fails it runs eagerly
+    # SAC
     learning_rate: float = 3e-4  # Adam's learning rate of the actor
     q_lr: float = 1e-3  # Adam's learning rate of the critics and of the temperature
     num_envs: int = 1  # environments stepped in turn; an update follows after all of them
@@ -79,10 +70,7 @@ class SAC:
     gamma: float = 0.99  # discount factor
     tau: float = 0.005  # how far the target critics follow the critics at an update
     num_actions: int = 1  # actions of pi_f a state over which the actor's loss and V(s) are averaged
-
-
-@dataclass(frozen=True)
-class Preference:
+    # Preference
     fusion: Literal["poe", "linear", "none"] = "poe"  # pi_f: the experts' product, their average, or pi_theta alone
     lambda_pref: float = 1.0  # lambda, the weight of the preference in the fusion
     beta1: float = 0.2  # beta_1, the weight of the advantages in L_pref
@@ -90,32 +78,18 @@ class Preference:
     w_pref: float = 0.05  # weight of L_pref in the actor's loss
     w_cons: float = 0.1  # weight of L_cons, the KL from the fused policy to the preference
     pref_actions: Literal["replayed", "own"] = "replayed"  # whose actions L_pref weighs: replayed (diverges) or pi_f's
-
-
-@dataclass(frozen=True)
-class Logging:
-    eval_every: int = 25  # iterations between two evaluations of tanh of the mean, 3 episodes each (0: never)
+    # Logging
+    eval_every: int = 25  # iterations between two evaluations, 3 episodes each (0: never)
     eval_episodes: int = 10  # episodes of the evaluation at the end
     eval_deterministic: bool = True  # evaluate tanh of the policy's mean rather than samples
-    capture_video: bool = False  # film the evaluation at the end as mp4 (needs moviepy)
-    video_episodes: int = 1  # episodes to film
-    checkpoint_every: int = 50  # iterations between two checkpoints
+    checkpoint_every: int = 20  # iterations between two checkpoints, the most that an interruption can lose
+    capture_video: bool = False  # at the end, film an episode of the trained policy as mp4 (needs moviepy)
     track: bool = False  # log to Weights & Biases
     wandb_project_name: str = "prefpoe"  # project there; group and tags come from WANDB_RUN_GROUP and WANDB_TAGS
     wandb_entity: str | None = None  # team there
 
-
-@dataclass(frozen=True)
-class Args(Logging, Preference, SAC, Run):
-    """Every option; --help shows them in these groups."""
-
-    @property
-    def batch_size(self) -> int:
-        return self.num_envs * self.num_steps
-
-    @property
-    def num_iterations(self) -> int:
-        return self.total_timesteps // self.batch_size
+    batch_size = property(lambda self: self.num_envs * self.num_steps)
+    num_iterations = property(lambda self: self.total_timesteps // self.batch_size)
 
 
 STD_BOUNDS = 1e-3, 2.0  # of the std that `fuse` gives
@@ -136,6 +110,10 @@ class Gaussian(NamedTuple):
         """Sum over the action's dimensions of log(std sqrt(2 pi e)): (batch,)."""
         return (self.std.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
+    def sample(self, noise):
+        """The action that standard normal noise (batch, action_dim) makes, or noise 0, the mode; of arrays too."""
+        return self.mean + self.std * noise
+
     def kl(self, other: Gaussian) -> torch.Tensor:
         """KL(self || other) in closed form: (batch,)."""
         variance_ratio = (self.std / other.std) ** 2
@@ -144,29 +122,24 @@ class Gaussian(NamedTuple):
 
 
 def fuse(main: Gaussian, pref: Gaussian, args: Args) -> Gaussian:
-    """The fused policy pi_f, per action dimension, of tensors in the losses and of numpy arrays in acting.
+    """The fused policy pi_f, per action dimension; of tensors, in `numpy_policy` of arrays.
 
     poe:     pi_f proportional to pi_theta pi_p^lambda: 1/s_f^2 = 1/s_theta^2 + lambda/s_p^2 and
-             mu_f = s_f^2 (mu_theta/s_theta^2 + lambda mu_p/s_p^2). With lambda >= 1 it is sharper
-             than either expert; with lambda < 1 only s_f <= s_theta is guaranteed.
+             mu_f = s_f^2 (mu_theta/s_theta^2 + lambda mu_p/s_p^2); with lambda >= 1 sharper than either expert.
     linear:  means and standard deviations averaged with weights 1 : lambda, the contrast.
     none:    the main expert alone; only with w_pref = w_cons = 0 is no preference trained either.
-    s_f is kept within STD_BOUNDS, except with none.
     """
     if args.fusion == "none":
         return main
-    main_share, pref_share, std = shares(main.std, pref.std, args)
-    return Gaussian(main_share * main.mean + pref_share * pref.mean, std)
-
-
-def shares(main_std, pref_std, args: Args) -> tuple:
-    """What each expert's mean counts in the fused one, and the fused std."""
     if args.fusion == "linear":
         total = 1 + args.lambda_pref
-        return 1 / total, args.lambda_pref / total, ((main_std + args.lambda_pref * pref_std) / total).clip(*STD_BOUNDS)
-    main_precision, pref_precision = main_std**-2, args.lambda_pref * pref_std**-2
+        mean = 1 / total * main.mean + args.lambda_pref / total * pref.mean
+        return Gaussian(mean, ((main.std + args.lambda_pref * pref.std) / total).clip(*STD_BOUNDS))
+    main_precision = main.std**-2
+    pref_precision = args.lambda_pref * pref.std**-2
     precision = main_precision + pref_precision
-    return main_precision / precision, pref_precision / precision, (precision**-0.5).clip(*STD_BOUNDS)
+    mean = main_precision / precision * main.mean + pref_precision / precision * pref.mean
+    return Gaussian(mean, (precision**-0.5).clip(*STD_BOUNDS))
 
 
 class Actor(nn.Module):
@@ -181,8 +154,10 @@ class Actor(nn.Module):
     def forward(self, obs: torch.Tensor) -> tuple[Gaussian, Gaussian]:
         """obs (batch, obs_dim) -> main expert, preference expert; log std lies within [-5, 2]."""
         hidden = self.backbone(obs)
-        heads = (head(hidden).chunk(2, dim=-1) for head in (self.actor, self.preference))
-        main, pref = (Gaussian(mean, (3.5 * torch.tanh(log_std) - 1.5).exp()) for mean, log_std in heads)
+        main_mean, main_log_std = self.actor(hidden).chunk(2, dim=-1)
+        pref_mean, pref_log_std = self.preference(hidden).chunk(2, dim=-1)
+        main = Gaussian(main_mean, (3.5 * torch.tanh(main_log_std) - 1.5).exp())
+        pref = Gaussian(pref_mean, (3.5 * torch.tanh(pref_log_std) - 1.5).exp())
         return main, pref
 
 
@@ -191,8 +166,7 @@ class Critics(nn.Module):
 
     def __init__(self, obs_dim: int, action_dim: int):
         super().__init__()
-        sizes = (obs_dim + action_dim, 256, 256, 1)
-        for i, (size, out) in enumerate(pairwise(sizes)):
+        for i, (size, out) in enumerate([(obs_dim + action_dim, 256), (256, 256), (256, 1)]):
             for name, shape in {f"W{i}": (2, size, out), f"b{i}": (2, 1, out)}.items():  # as nn.Linear starts
                 setattr(self, name, nn.Parameter(torch.empty(shape).uniform_(-(size**-0.5), size**-0.5)))
 
@@ -209,7 +183,8 @@ class Agent(nn.Module):
 
     def __init__(self, obs_dim: int, action_dim: int):
         super().__init__()
-        self.actor, self.critics = Actor(obs_dim, action_dim), Critics(obs_dim, action_dim)
+        self.actor = Actor(obs_dim, action_dim)
+        self.critics = Critics(obs_dim, action_dim)
         self.log_temperature = nn.Parameter(torch.zeros(1))
 
 
@@ -229,13 +204,13 @@ def log_prob_squashed(policy: Gaussian, u: torch.Tensor) -> torch.Tensor:
     return policy.log_prob(u) - 2 * (math.log(2) - u - softplus(-2 * u)).sum(-1)
 
 
-def preference_loss(pref, action: torch.Tensor, A_norm: torch.Tensor, beta1: float, alpha: float) -> torch.Tensor:
+def preference_loss(pref: Gaussian, action: torch.Tensor, A_norm: torch.Tensor, args: Args) -> torch.Tensor:
     """L_pref = -beta_1 E[A_norm log pi_p(a|s)] - alpha E[H(pi_p)], action before the tanh.
 
     On one batch it has no minimum in mu_p, since log pi_p of an action of negative A_norm falls for ever. Here no
     clipped surrogate holds mu_p. Where it comes to rest, and where it cannot: sac.md.
     """
-    return -beta1 * (A_norm * pref.log_prob(action)).mean() - alpha * pref.entropy().mean()
+    return -args.beta1 * (A_norm * pref.log_prob(action)).mean() - args.alpha * pref.entropy().mean()
 
 
 def total_loss(
@@ -249,12 +224,12 @@ def total_loss(
 
     L_pref weighs actions by A(s, a) = min Q(s, a) - V(s), V(s) the mean of min Q(s, a_f). It and L_cons take
     the Gaussians before the tanh: densities at u and at a differ by a factor that no weight changes, and KL does not.
-    `agent`, `frozen` and `target` hold the parts of an agent: with its weights, with those without gradient, and with
-    the target critics Q'. noise is (2 + num_actions, batch, action_dim).
+    `agent`, `frozen` and `target` are an agent with its weights, with those without gradient, and with the target
+    critics Q'. noise is (2 + num_actions, batch, action_dim).
     """
     with torch.no_grad():
         policy = fuse(*frozen.actor(batch.next_obs), args)
-        u = policy.mean + policy.std * noise[0]
+        u = policy.sample(noise[0])
         next_value = target.critics(batch.next_obs, torch.tanh(u)).amin(0)
         next_value = next_value - frozen.temperature * log_prob_squashed(policy, u)
         y = batch.reward + args.gamma * (1 - batch.terminated) * next_value
@@ -263,51 +238,68 @@ def total_loss(
 
     main, pref = agent.actor(batch.obs)
     fused = fuse(main, pref, args)
-    u = fused.mean + fused.std * noise[2:]  # (num_actions, batch, action_dim)
+    u = fused.sample(noise[2:])  # (num_actions, batch, action_dim)
     obs = batch.obs.expand(len(u), -1, -1).flatten(0, 1)
     q_fused = frozen.critics(obs, torch.tanh(u).flatten(0, 1)).amin(0).view(u.shape[:-1])
     log_prob = log_prob_squashed(fused, u)
     actor_loss = (frozen.temperature * log_prob - q_fused).mean()
     temperature_loss = -(agent.temperature * (log_prob.detach() - u.shape[-1])).mean()
 
-    weighed, q_weighed = batch.u, q.amin(0)
+    weighed = batch.u
+    q_weighed = q.amin(0)
     if args.pref_actions == "own":
-        weighed = (fused.mean + fused.std * noise[1]).detach()
+        weighed = fused.sample(noise[1]).detach()
         q_weighed = frozen.critics(batch.obs, torch.tanh(weighed)).amin(0)
     A_norm = normalized((q_weighed - q_fused.mean(0)).detach())
-    pref_loss = preference_loss(pref, weighed, A_norm, args.beta1, args.alpha)
+    pref_loss = preference_loss(pref, weighed, A_norm, args)
     cons_loss = fused.kl(pref).mean()
     loss = critic_loss + temperature_loss + actor_loss + args.w_pref * pref_loss + args.w_cons * cons_loss
     parts = critic_loss, actor_loss, pref_loss, cons_loss
     return Losses(loss, *parts, -log_prob.mean(), agent.temperature.mean(), q.mean())
 
 
-def main(args: Args) -> int:
-    """Train, or only evaluate; returns the exit code."""
-    learner, progress = make_learner(args)
-    if args.evaluate:
-        return evaluate_only(learner, args)
-    agent, params, target, adam, replay, rng = learner
-    envs, log, step = VecEnv(args.env_id, args.num_envs), Log(learner, progress, args), make_step(agent, args)
-    obs = first_obs(envs, progress["iteration"], args)
-    for iteration in range(progress["iteration"] + 1, args.num_iterations + 1):
-        episodes, total, updates = [], 0.0, 0
+def schedule(args: Args, learner: Learner) -> dict[str, float]:
+    """The arguments that may change over training, for acting and for the losses, whichever stand here; SAC's do not."""
+    return {"learning_rate": args.learning_rate, "q_lr": args.q_lr}
+
+
+def train(envs: VecEnv, learner: Learner, log: Log, args: Args) -> None:
+    """Act and update in turn, log."""
+    step = make_step(learner.agent, args)
+    obs = envs.reset(args.seed, learner.iteration).astype(np.float32)
+    try:
+        numpy_policy(learner.agent, args)(obs, 0.0)
+        learner.policy = numpy_policy  # as long as `acted_by_agent` finds no difference
+    except Exception as error:  # noqa: BLE001
+        print(f"acting in torch, somewhat slower: numpy_policy does not fit Actor.forward ({error!r})")
+    while learner.iteration < args.num_iterations:
+        coefficients = schedule(args, learner)
+        scheduled = replace(args, **coefficients)
+        tensors = {name: torch.tensor(x) for name, x in coefficients.items()}
+        episodes = []
+        losses = []
         for _ in range(args.num_steps):
-            u = explore(obs, agent, replay, envs.single_action_space, rng, args)
-            obs, ended = interact(envs, obs, u, replay)
+            u = explore(envs, obs, learner, scheduled)
+            obs, ended = interact(envs, obs, u, learner.replay)
             episodes += ended
-            if replay.count > args.learning_starts:
-                total, updates = total + update(step, params, target, adam, replay, rng, args), updates + 1
-        losses = Losses(*(total / updates).tolist()) if updates else Losses(*[math.nan] * len(Losses._fields))
-        log.end_iteration(iteration, episodes, losses, diagnose(agent, replay, rng, args), args)
-    return log.end_run(args)
+            if learner.replay.count > args.learning_starts:
+                losses.append(update(step, learner, tensors, scheduled))
+        means = (sum(losses) / len(losses)).tolist() if losses else [math.nan] * len(Losses._fields)
+        learner.iteration += 1
+        diagnostics = diagnose(learner.agent, learner.replay, learner.rng, scheduled)
+        log.end_iteration(episodes, dict(zip(Losses._fields, means)), diagnostics, scheduled)
 
 
-def explore(obs: np.ndarray, agent: Agent, replay: Replay, action_space: gym.Space, rng, args: Args) -> np.ndarray:
+def explore(envs: VecEnv, obs: np.ndarray, learner: Learner, args: Args) -> np.ndarray:
     """The action before the tanh, of a uniform one until learning starts, then of pi_f: (num_envs, action_dim)."""
-    if replay.count < args.learning_starts:
-        return np.arctanh(rng.uniform(-1, 1, (len(obs), *action_space.shape))).astype(np.float32)
-    return numpy_policy(agent, args)(obs, sample_noise(rng, (len(obs),), action_space))
+    shape = (len(obs), *envs.action_space.shape)
+    if learner.replay.count < args.learning_starts:
+        return np.arctanh(learner.rng.uniform(-1, 1, shape)).astype(np.float32)
+    noise = learner.rng.standard_normal(shape, dtype=np.float32)
+    u = learner.policy(learner.agent, args)(obs, noise)  # built anew, since each update changes the weights
+    if learner.replay.count // len(obs) % 50 == 0 and not acted_by_agent(obs, noise, u, learner, args):
+        u = learner.policy(learner.agent, args)(obs, noise)  # again, now with torch_policy
+    return u
 
 
 def interact(envs: VecEnv, obs: np.ndarray, u: np.ndarray, replay: Replay) -> tuple[np.ndarray, list]:
@@ -315,15 +307,16 @@ def interact(envs: VecEnv, obs: np.ndarray, u: np.ndarray, replay: Replay) -> tu
 
     A time limit is no termination: the value of the episode's own last observation is bootstrapped.
     """
-    next_obs, reward, terminated, _, info = envs.step(to_action(u, envs.single_action_space))
+    next_obs, reward, terminated, _, final_obs, episodes = envs.step(to_action(u, envs.action_space))
     for i in range(len(obs)):
-        replay.add(obs[i], u[i], reward[i], info["final_obs"].get(i, next_obs[i]), terminated[i])
-    return next_obs.astype(np.float32), info["episodes"]
+        replay.add(obs[i], u[i], reward[i], final_obs.get(i, next_obs[i]), terminated[i])
+    return next_obs.astype(np.float32), episodes
 
 
 def to_action(u: np.ndarray, action_space: gym.spaces.Box) -> np.ndarray:
     """tanh(u), stretched from +-1 to the environment's range."""
-    low, high = action_space.low.astype(np.float32), action_space.high.astype(np.float32)
+    low = action_space.low.astype(np.float32)
+    high = action_space.high.astype(np.float32)
     return ((high + low) / 2 + (high - low) / 2 * np.tanh(u)).clip(low, high)
 
 
@@ -332,8 +325,9 @@ class Replay:
 
     def __init__(self, size: int, obs_dim: int, action_dim: int):
         widths = Batch(obs=(obs_dim,), u=(action_dim,), reward=(), next_obs=(obs_dim,), terminated=())
-        self.size, self.count = size, 0
-        self.columns = Batch(*(np.zeros((size, *width), np.float32) for width in widths))
+        self.size = size
+        self.count = 0
+        self.columns = Batch._make(np.zeros((size, *width), np.float32) for width in widths)
 
     def add(self, *transition) -> None:
         """Take in one transition: obs, u, reward, next_obs, terminated."""
@@ -346,76 +340,180 @@ class Replay:
         rows = np.arange(max(0, self.count - n), self.count) % self.size
         return all(np.isfinite(column[rows]).all() for column in self.columns)
 
-    def sample(self, rng: np.random.Generator, n: int, device: torch.device) -> Batch:
+    def sample(self, rng: np.random.Generator, n: int) -> Batch:
         """n transitions, each as likely as the others."""
         rows = rng.integers(min(self.count, self.size), size=n)
-        return Batch(*(torch.from_numpy(column[rows]).to(device) for column in self.columns))
+        return Batch._make(torch.from_numpy(column[rows]) for column in self.columns)
 
 
-def update(step: Callable, params: torch.Tensor, target: torch.Tensor, adam: Adam, replay: Replay, rng, args: Args):
+def update(step: Callable, learner: Learner, coefficients: dict[str, torch.Tensor], args: Args) -> torch.Tensor:
     """One step on a minibatch; returns its losses, (len(Losses),)."""
-    assert args is step.args, "the step is built with its arguments: what changes over training must go in as a tensor"
-    batch = replay.sample(rng, args.minibatch_size, params.device)
-    noise = torch.randn((2 + args.num_actions, *batch.u.shape)).to(params.device)  # by the generator that is saved
-    return step(params, target, adam, batch, noise)
+    batch = learner.replay.sample(learner.rng, args.minibatch_size)
+    noise = torch.randn((2 + args.num_actions, *batch.u.shape))  # by the generator that is saved
+    return step(learner.params, learner.target, learner.adam, batch, noise, coefficients)
 
 
-# ======================================================================================================================
-# Below here are standard parts (Adam, the network in numpy), how they are fast, and what a user needs.
-# ======================================================================================================================
+# == Below: what a checkpoint holds, Adam, acting in numpy, environments, diagnostics, evaluation, logging, options
 
-# All that training changes; `params` is the agent's weights as one vector, `target` the target critics' as another.
-# Adam: moments (num_params,), and powers (2,): beta_1^t and beta_2^t of its own betas, in one tensor with a dimension,
-# since torch.compile drops in-place changes of those without.
-Learner = namedtuple("Learner", "agent params target adam replay rng")
-Adam = namedtuple("Adam", "m v powers")
+
+class Learner:
+    """All that training changes, and so what a checkpoint holds; `params` is the agent's weights as one vector, and
+    `target` those of the target critics."""
+
+    def __init__(self, env: gym.Env, args: Args):
+        sizes = env.observation_space.shape[0], env.action_space.shape[0]
+        self.agent = Agent(*sizes)
+        self.params = parameters_to_vector(self.agent.parameters()).detach()
+        vector_to_parameters(self.params, self.agent.parameters())  # from here on, the agent's weights are views of it
+        self.target = parameters_to_vector(self.agent.critics.parameters()).detach()
+        zeros = torch.zeros_like(self.params)
+        self.adam = dict(m=zeros, v=zeros.clone(), powers=torch.ones(2, dtype=torch.float64))
+        try:
+            self.replay = Replay(args.buffer_size if args.evaluate is None else 1, *sizes)
+        except MemoryError as error:
+            refuse(f"--buffer-size {args.buffer_size}: {error}")
+        self.rng = np.random.default_rng(args.seed)
+        self.iteration = 0
+        self.seconds = 0.0
+        self.wandb_id = os.urandom(4).hex()
+        self.policy = torch_policy  # what acts; while training numpy_policy, if it agrees
+
+    def save(self, folder: Path, args: Args) -> None:
+        """Write the replay memory and then checkpoint.pt, which names it: a kill in between leaves the old two."""
+        filled = min(self.replay.count, self.replay.size)
+        file = io.BytesIO()
+        np.savez(file, **{name: x[:filled] for name, x in self.replay.columns._asdict().items()})
+        memory = folder / f"replay-{self.replay.count}.npz"
+        write_whole(memory, file.getbuffer())
+        state = dict(agent=self.agent.state_dict(), adam=self.adam, args=asdict(args) | {"resume": None})
+        state |= dict(target=self.target, replay_count=self.replay.count, torch_rng=torch.get_rng_state())
+        state |= dict(iteration=self.iteration, global_step=self.iteration * args.batch_size, seconds=self.seconds)
+        state |= dict(id=self.wandb_id, numpy_rng=json.dumps(self.rng.bit_generator.state))
+        file = io.BytesIO()
+        torch.save(state, file)
+        write_whole(folder / "checkpoint.pt", file.getvalue())
+        remove_memories(folder, keep=memory)
+
+    def load(self, path: str, args: Args) -> None:
+        """With --resume all of a checkpoint, and the replay memory if it is to train; else what it takes to act."""
+        state = load_checkpoint(path)
+        try:
+            self.agent.load_state_dict(state["agent"])
+            self.iteration = state.get("iteration", 0)
+            if args.resume is not None:
+                for name, x in state["adam"].items():
+                    self.adam[name].copy_(x)
+                self.target.copy_(state["target"])
+                self.rng.bit_generator.state = json.loads(state["numpy_rng"])
+                torch.set_rng_state(state["torch_rng"])
+                self.seconds = state["seconds"]
+                self.wandb_id = state["id"]
+            if args.resume is not None and self.iteration < args.num_iterations:
+                self.replay.count = state["replay_count"]
+                filled = min(self.replay.count, self.replay.size)
+                with np.load(Path(path, f"replay-{self.replay.count}.npz")) as saved:
+                    for name, column in self.replay.columns._asdict().items():
+                        column[:filled] = saved[name][:filled]
+        except FileNotFoundError as error:
+            refuse(f"{error.filename} is missing, without which {path} cannot go on; the end of a run removes it")
+        except (RuntimeError, KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            refuse(f"{path} is damaged, or of another script or task than --env-id {args.env_id}: {error}")
+
+
+def remove_memories(folder: Path, keep: Path | None = None) -> None:
+    """Delete saved replay memories, and what a kill left of one half-written, but for `keep`."""
+    for path in folder.iterdir():
+        if re.fullmatch(r"replay-\d+\.npz(\.tmp)?", path.name) and path != keep:
+            path.unlink()
+
+
+def load_checkpoint(path: str) -> dict:
+    """What Learner.save wrote into a folder or a file."""
+    file = Path(path, "checkpoint.pt") if Path(path).is_dir() else Path(path)
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        return {"args": state["args"]} | state
+    except Exception as error:  # noqa: BLE001 (a damaged file raises many kinds)
+        refuse(f"{file} cannot be read ({type(error).__name__}): give a run's folder, or a whole checkpoint")
+
+
+def write_whole(path: Path, content: bytes, sync: bool = True) -> None:
+    """Write a file so that whoever reads it, whenever this process is killed, finds the old content or the new."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        if sync:
+            os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def make_step(agent: Agent, args: Args) -> Callable:
-    """Build `step(params, target, adam, batch, noise) -> losses`, in place on params, target and adam.
-
+    """`step(params, target, adam, batch, noise, coefficients) -> losses`, in place on params, target and adam.
     Gradients of all losses, Adam (Kingma & Ba 2015) and the targets' step on flat vectors compile into one graph.
     Critics, actor and temperature move at once; CleanRL's actor and temperature move after the critics, twice every
     second step.
     """
-    names, shapes = zip(*((name, x.shape) for name, x in agent.named_parameters()), strict=True)
-    sizes = [shape.numel() for shape in shapes]
-    of_critics = [name.startswith("critics.") for name in names]
-    first = sum(size for size, critic in zip(sizes, of_critics, strict=True) if not critic)
-    assert of_critics == sorted(of_critics), "critics come last: `target` takes the place of params[first:]"
-    rates = [args.learning_rate if name.startswith("actor.") else args.q_lr for name in names]
-    lr = torch.repeat_interleave(torch.tensor(rates), torch.tensor(sizes)).to(agent.log_temperature.device)
-    m_decay, v_decay = 0.9, 0.999  # beta_1 and beta_2 of Adam
-    decays = torch.tensor([m_decay, v_decay], dtype=torch.float64, device=lr.device)
+    shapes = {name: x.shape for name, x in agent.named_parameters()}
+    of_critics = {name: shape for name, shape in shapes.items() if name.startswith("critics.")}
+    of_actor = torch.cat([torch.full((x.numel(),), name.startswith("actor.")) for name, x in agent.named_parameters()])
+    m_decay = 0.9  # beta_1 of Adam
+    v_decay = 0.999  # beta_2 of Adam
+    decays = torch.tensor([m_decay, v_decay], dtype=torch.float64)
 
-    def parts(params: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {name: x.view(shape) for name, shape, x in zip(names, shapes, params.split(sizes), strict=True)}
+    def parts(vector: torch.Tensor, shapes: dict[str, torch.Size]) -> dict[str, torch.Tensor]:
+        sizes = [shape.numel() for shape in shapes.values()]
+        return {name: x.view(shapes[name]) for name, x in zip(shapes, vector.split(sizes))}
 
-    def loss(params: torch.Tensor, target: torch.Tensor, batch: Batch, noise: torch.Tensor) -> tuple:
-        old = torch.cat([params[:first], target])
-        losses = total_loss(*(Weights(agent, parts(x)) for x in (params, params.detach(), old)), batch, noise, args)
+    def loss(params: torch.Tensor, target: torch.Tensor, batch: Batch, noise: torch.Tensor, args: Args) -> tuple:
+        weights = parts(params, shapes)
+        frozen = parts(params.detach(), shapes)
+        old = frozen | parts(target, of_critics)
+        losses = total_loss(*(Weights(agent, x) for x in (weights, frozen, old)), batch, noise, args)
         return losses.loss, torch.stack(losses)
 
-    def step(params: torch.Tensor, target: torch.Tensor, adam: Adam, batch: Batch, noise: torch.Tensor) -> torch.Tensor:
-        gradient, (_, losses) = grad_and_value(loss, has_aux=True)(params, target, batch, noise)
-        adam.powers.mul_(decays)  # decays**t is computed anew for every 8 weights once compiled: 7 % of a step
-        adam.m.lerp_(gradient, 1 - m_decay)
-        adam.v.mul_(v_decay).addcmul_(gradient, gradient, value=1 - v_decay)
-        m_hat, v_hat = adam.m / (1 - adam.powers[0]).float(), adam.v / (1 - adam.powers[1]).float()
-        params.sub_(lr * m_hat / (v_hat.sqrt() + 1e-8))
-        target.lerp_(params[first:], args.tau)
+    def step(params, target, adam: dict, batch: Batch, noise, coefficients: dict[str, torch.Tensor]) -> torch.Tensor:
+        scheduled = replace(args, **coefficients)
+        gradient, (_, losses) = grad_and_value(loss, has_aux=True)(params, target, batch, noise, scheduled)
+        adam["powers"].mul_(decays)  # inductor would recompute decays**t for every 8 weights, 7 % of a step
+        adam["m"].lerp_(gradient, 1 - m_decay)
+        adam["v"].mul_(v_decay).addcmul_(gradient, gradient, value=1 - v_decay)
+        m_hat = adam["m"] / (1 - adam["powers"][0]).float()
+        v_hat = adam["v"] / (1 - adam["powers"][1]).float()
+        learning_rate = torch.where(of_actor, scheduled.learning_rate, scheduled.q_lr)
+        params.sub_(learning_rate * m_hat / (v_hat.sqrt() + 1e-8))
+        critics = [x for name, x in parts(params, shapes).items() if name in of_critics]
+        target.lerp_(parameters_to_vector(critics), scheduled.tau)
         return losses
 
-    built = compiled(step, args.cuda) if args.compile else step
-    built.args = args
-    return built
+    if not args.compile:
+        return step
+    print("compiling the update: up to a minute, less where this machine has done it before")
+    step.__code__ = step.__code__.replace()  # torch keeps graphs by code object: no earlier run's graph is taken
+    # These options halve the time of a call: only tensors are checked between calls, and kernels called from C++. So
+    # what the step reads besides its inputs (module variables, attributes of the agent) stays as it was when compiled.
+    options = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe, "cpp_wrapper": True}
+    fast_step = torch.compile(step, fullgraph=True, dynamic=False, options=options)
+
+    def step_or_eager(*inputs) -> torch.Tensor:
+        nonlocal fast_step
+        try:
+            return fast_step(*inputs)
+        except Exception as error:  # noqa: BLE001 (each backend raises its own)
+            reason = [line for line in str(error).splitlines() if line.strip() and not line.endswith("raised:")][:1]
+            print(f"torch.compile failed, so the update is several times slower: {reason}")
+            fast_step = step
+            return step(*inputs)
+
+    return step_or_eager
 
 
 class Weights:
     """An agent's parts with other weights than its own."""
 
     def __init__(self, agent: Agent, weights: dict[str, torch.Tensor]):
-        self.agent, self.weights, self.temperature = agent, weights, weights["log_temperature"].exp()
+        self.agent = agent
+        self.weights = weights
+        self.temperature = weights["log_temperature"].exp()
 
     def call(self, part: str, *inputs: torch.Tensor):
         weights = {name.removeprefix(f"{part}."): x for name, x in self.weights.items() if name.startswith(f"{part}.")}
@@ -428,161 +526,105 @@ class Weights:
         return self.call("critics", obs, action)
 
 
-def compiled(function: Callable, cuda: bool) -> Callable:
-    """torch.compile of a step, or the step itself where compiling fails, as without a compiler; tried on copies."""
-    function.__code__ = function.__code__.replace()  # torch keeps graphs by code object: each step gets its own
-    # Half the time of torch's defaults: only tensors are checked between calls, since agent and args never change,
-    # and on the CPU kernels are called from C++.
-    options = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe} | ({} if cuda else {"cpp_wrapper": True})
-    fast, chosen = torch.compile(function, fullgraph=True, dynamic=False, options=options), []
-
-    def call(*inputs):
-        if not chosen:
-            say("compiling the update, about 20 s the first time")
-            started = time.perf_counter()
-            try:
-                fast(*copy.deepcopy(inputs))
-                chosen.append(fast)
-                say(f"compiled in {time.perf_counter() - started:.0f} s")
-            except Exception as error:  # noqa: BLE001 (each backend raises its own)
-                chosen.append(function)
-                reason, *_ = str(error).strip().split("\n")
-                say(f"torch.compile failed, going on eagerly and slower: {reason}")
-        return chosen[0](*inputs)
-
-    return call
+def acted_by_agent(obs: np.ndarray, noise: np.ndarray, u: np.ndarray, learner: Learner, args: Args) -> bool:
+    """Whether tanh(u) is the action that torch_policy takes for the same noise; if not, it acts from here on."""
+    expected = torch_policy(learner.agent, args)(obs, noise)
+    if np.allclose(np.tanh(expected), np.tanh(u), rtol=0, atol=1e-3):  # the rest is rounding
+        return True
+    if learner.policy is torch_policy:
+        sys.exit("error: the actions taken are not samples of the policy: see explore and torch_policy")
+    print("acting in torch, somewhat slower: numpy_policy differs from Actor.forward")
+    learner.policy = torch_policy
+    return False
 
 
-@torch.no_grad()
-def numpy_policy(agent: Agent, args: Args) -> Callable:
-    """The fused policy in numpy, a fraction of an update's time for one observation.
+def torch_policy(agent: Agent, args: Args) -> Callable:
+    """The policy before the tanh as `act(obs, noise)`: obs (num_envs, obs_dim) -> u (num_envs, action_dim)."""
 
-    Returns `act(obs, noise)`: obs (N, obs_dim) and noise from `sample_noise`, or 0 for the mode -> u (N, action_dim).
-    The network is written a second time here: whoever changes Actor.forward changes both.
-    """
-    weights = {name: x.cpu().numpy() for name, x in agent.actor.named_parameters()}
-    layers = [(weights[f"{name}.weight"].T, weights[f"{name}.bias"]) for name in ("backbone.0", "backbone.2")]
-    heads = [(weights[f"{name}.weight"].T, weights[f"{name}.bias"]) for name in ("actor", "preference")]
-
-    def experts(obs: np.ndarray) -> list[Gaussian]:
-        hidden = obs
-        for W, b in layers:
-            hidden = np.maximum(hidden.dot(W) + b, 0)
-        halves = (np.split(hidden.dot(W) + b, 2, axis=-1) for W, b in heads)
-        return [Gaussian(mean, np.exp(3.5 * np.tanh(log_std) - 1.5)) for mean, log_std in halves]
-
+    @torch.no_grad()
     def act(obs: np.ndarray, noise: np.ndarray | float) -> np.ndarray:
-        fused = fuse(*experts(obs), args)
-        return fused.mean + fused.std * noise
+        main, pref = agent.actor(torch.from_numpy(obs))
+        return fuse(main, pref, args).sample(torch.as_tensor(noise)).numpy()
 
     return act
 
 
-@torch.no_grad()
-def check_numpy_policy(agent: Agent, obs_dim: int, args: Args) -> None:
-    """AssertionError where acting, in numpy, and the losses, in torch, are not of the same policy."""
-    probe = torch.linspace(-4.6, 4.6, 8 * obs_dim, dtype=torch.float64).view(8, -1) ** 3  # observations to +-97
-    for exact in (copy.deepcopy(agent).cpu().double(), shaken(agent).double()):  # or rounding could tell them apart
-        fused, act = fuse(*exact.actor(probe), args), numpy_policy(exact, args)
-        for noise in (0.0, 1.0):
-            ours = np.vstack([act(obs[None], noise) for obs in probe.numpy()])
-            truth = fused.mean + fused.std * noise
-            assert np.allclose(ours, truth, 1e-3, 1e-4), "acting differs from Actor.forward and fuse in torch"
+def numpy_policy(agent: Agent, args: Args) -> Callable:
+    """torch_policy in numpy, a fraction of its time. Training finds out whether the two are the same."""
+    weights = {name: x.detach().numpy() for name, x in agent.actor.named_parameters()}
+    layers = [(weights[f"{name}.weight"].T, weights[f"{name}.bias"]) for name in ("backbone.0", "backbone.2")]
+    heads = [(weights[f"{name}.weight"].T, weights[f"{name}.bias"]) for name in ("actor", "preference")]
+
+    def act(obs: np.ndarray, noise: np.ndarray | float) -> np.ndarray:
+        hidden = obs
+        for W, b in layers:
+            hidden = np.maximum(hidden.dot(W) + b, 0)
+        experts = []
+        for W, b in heads:
+            mean, log_std = np.split(hidden.dot(W) + b, 2, axis=-1)
+            experts.append(Gaussian(mean, np.exp(3.5 * np.tanh(log_std) - 1.5)))
+        return fuse(*experts, args).sample(noise)
+
+    return act
 
 
-@torch.no_grad()
-def shaken(agent: Agent) -> Agent:
-    """A copy with weights far from those at the start, where a layer can be so small that it hardly shows."""
-    other, generator = copy.deepcopy(agent).cpu(), torch.Generator().manual_seed(0)
-    for x in other.parameters():
-        x.add_(0.3 * torch.randn(x.shape, generator=generator))
-    return other
+def make_env(args: Args, film: Path | None = None) -> gym.Env:
+    """One environment with flat observations; its episodes are filmed into the folder `film`."""
+    warnings.filterwarnings("ignore", message=".*is out of date")
+    if film and sys.platform == "linux":
+        os.environ.setdefault("MUJOCO_GL", "egl")  # films need no screen
+    mujoco.set_mju_user_warning(lambda text: "settotalmass" in text or print(f"warning: {text}"))  # HalfCheetah's file
+    try:  # not every constructor takes a render_mode
+        env = gym.make(args.env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if film else {}))
+    except (gym.error.Error, ImportError) as error:
+        refuse(f"--env-id {args.env_id}: {error}")
+    space = env.action_space
+    flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"
+    if not flat or max(abs(space.low).max(), abs(space.high).max()) > 1e38:  # float32 ends at 3e38
+        refuse(f"--env-id {args.env_id}: this script needs a flat, bounded Box of floats as action space, not {space}")
+    if film:
+        if hasattr(env.unwrapped, "mujoco_renderer"):  # with a camera that follows, if it has one, over a wider floor
+            model = env.unwrapped.model
+            env.unwrapped.mujoco_renderer.camera_id = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+            model.geom_size[model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE, :2] *= 25
+            model.mat_texrepeat *= 25
+        name = re.sub(r"\W", "-", f"{args.env_id}-{time.strftime('%Y%m%d-%H%M%S')}")
+        env = gym.wrappers.RecordVideo(env, str(film), name_prefix=name, episode_trigger=lambda episode: True)
+    return gym.wrappers.RecordEpisodeStatistics(gym.wrappers.FlattenObservation(env))
 
 
-def sample_noise(rng: np.random.Generator, size: tuple[int, ...], action_space: gym.Space) -> np.ndarray:
-    """What `act` adds to the mean, in units of the standard deviation: (*size, action_dim)."""
-    return rng.standard_normal((*size, *action_space.shape), dtype=np.float32)
+class VecEnv:
+    """Environments stepped in turn, each reset in the step that ends its episode, so that all transitions are real."""
 
+    def __init__(self, num_envs: int, args: Args):
+        self.envs = [make_env(args) for _ in range(num_envs)]
+        self.action_space = self.envs[0].action_space
 
-def make_env(env_id: str, video: bool = False) -> gym.Env:
-    """One environment with flat observations; exits with one line where it cannot be made, or filmed."""
-    warnings.filterwarnings("ignore", message=".*(is out of date|existing videos|possible render_modes)")
-    if env_id == "LunarLander-v2" and env_id not in gym.registry:
-        say("LunarLander-v2: registered as v3, which without wind is the same physics; this gymnasium has no v2")
-        v3 = gym.spec("LunarLander-v3")
-        gym.register(env_id, v3.entry_point, v3.reward_threshold, max_episode_steps=v3.max_episode_steps)
-    if video and sys.platform == "linux":  # films need no screen
-        os.environ.update(MUJOCO_GL=os.environ.get("MUJOCO_GL", "egl"), SDL_VIDEODRIVER="dummy")
-    problem = f"--env-id {env_id}"
-    try:
-        if env_id in gym.registry and "mujoco" in str(gym.registry[env_id].entry_point):
-            with suppress(ImportError):  # HalfCheetah's own model file is outdated; others of its warnings are shown
-                mujoco = importlib.import_module("mujoco")
-                mujoco.set_mju_user_warning(lambda message: "settotalmass" in message or warn(message.strip()))
-        env = gym.make(env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if video else {}))
-        if video:
-            problem = "--capture-video (needs pip install moviepy, and a renderer)"
-            importlib.import_module("moviepy")
-            with suppress(AttributeError, KeyError):  # MuJoCo's default camera does not follow
-                env.unwrapped.mujoco_renderer.camera_id = env.unwrapped.model.camera("track").id
-            env.reset()
-            if np.ndim(env.render()) != 3:
-                fail(f"--capture-video: {env_id} gives no picture")
-    except Exception as error:
-        if isinstance(error, (gym.error.UnregisteredEnv, ImportError)):
-            near = difflib.get_close_matches(env_id, gym.registry.keys() - {env_id}) if "--env-id" in problem else []
-            problem += f" (near names: {', '.join(near)})" if near else ""
-        if video or isinstance(error, (gym.error.Error, ImportError)) or "MUJOCO_GL" in str(error):
-            fail(f"{problem}: {error}")
-        raise
-    flat = isinstance(space := env.observation_space, gym.spaces.Box) and len(space.shape) == 1
-    if not space.is_np_flattenable:
-        fail(f"--env-id {env_id}: observations of no fixed size ({space}) need a wrapper of your own")
-    return env if flat else gym.wrappers.FlattenObservation(env)
+    def reset(self, seed: int, iteration: int) -> np.ndarray:
+        """Start all environments anew: (num_envs, obs_dim)."""
+        seeds = np.random.SeedSequence((seed, iteration)).generate_state(len(self.envs)) // 4  # evaluation's: >= 2**30
+        return np.array([env.reset(seed=int(seed))[0] for env, seed in zip(self.envs, seeds)])
 
-
-def check_action_space(space: gym.Space, args: Args) -> None:
-    """Exit with one line where this script's policy does not fit the action space."""
-    flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
-    if not flat or not (np.abs(np.array([space.low, space.high], float)) < 1e38).all():  # float32 ends at 3e38
-        fail(f"--env-id {args.env_id}: this script needs a flat, bounded Box action space, not {space}")
-
-
-class VecEnv(gym.vector.SyncVectorEnv):
-    """`SyncVectorEnv` in SAME_STEP autoreset mode, with a step that has a fraction of its overhead.
-
-    An episode's last transition is a real one: `step` returns its reward and flags together with the
-    first observation of the next episode, and its own last observation in `info["final_obs"]`.
-    """
-
-    def __init__(self, env_id: str, num_envs: int):
-        same_step = gym.vector.AutoresetMode.SAME_STEP
-        super().__init__([lambda: make_env(env_id)] * num_envs, autoreset_mode=same_step)
-        self.episode = [(0.0, 0)] * num_envs  # return and length so far
-
-    def step(self, actions: np.ndarray):
-        """actions (num_envs, ...) -> obs (num_envs, obs_dim), tuples of reward, terminated and truncated, info.
-
-        `info["final_obs"]` maps the index of each environment whose episode ended to its last
-        observation, (obs_dim,); `info["episodes"]` lists (return, length) of those episodes.
-        """
-        steps, final_obs, episodes = [], {}, []
-        for i, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
-            obs, reward, terminated, truncated, _ = env.step(action)
-            self.episode[i] = self.episode[i][0] + float(reward), self.episode[i][1] + 1
-            if terminated or truncated:
+    def step(self, actions: np.ndarray) -> tuple:
+        """-> obs (num_envs, obs_dim), rewards, terminated, done, {environment: last obs}, [(return, length)]."""
+        actions = np.minimum(np.maximum(actions, self.action_space.low), self.action_space.high)  # not for log_prob
+        results = []
+        final_obs = {}
+        episodes = []
+        for i, env in enumerate(self.envs):
+            obs, reward, terminated, truncated, info = env.step(actions[i])
+            done = bool(terminated or truncated)
+            if done:
                 final_obs[i] = np.array(obs)  # a copy: some environments write the next one into the same buffer
-                episodes.append(self.episode[i])
-                self.episode[i], (obs, _) = (0.0, 0), env.reset()
-            steps.append((obs, float(reward), bool(terminated), bool(truncated)))
-        obs, *outcome = zip(*steps, strict=True)
-        return np.array(obs), *outcome, {"final_obs": final_obs, "episodes": episodes}
+                episodes.append((info["episode"]["r"], info["episode"]["l"]))
+                obs, _ = env.reset()
+            results.append((obs, float(reward), bool(terminated), done))
+        obs, rewards, terminated, done = zip(*results)
+        return np.array(obs), rewards, terminated, done, final_obs, episodes
 
-
-def first_obs(envs: VecEnv, iteration: int, args: Args) -> np.ndarray:
-    """Of environments seeded anew after that many iterations: (num_envs, obs_dim)."""
-    seeds = np.random.SeedSequence((args.seed, iteration)).generate_state(args.num_envs) // 4  # evaluation's: >= 2**30
-    return envs.reset(seed=seeds.tolist())[0].astype(np.float32)
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
 
 
 @torch.no_grad()
@@ -592,11 +634,10 @@ def diagnose(agent: Agent, replay: Replay, rng, args: Args) -> dict[str, float]:
     They are taken as Gaussians before the tanh, but for mean_difference. guidance is corr(A_norm, log pi_p(a|s)), and
     A_z2 E[A_norm z^2] of z = (u - mu_p) / s_p, on replayed actions and (own) on those of pi_f. V is of one action.
     """
-    batch = replay.sample(rng, 10 * args.minibatch_size, agent.log_temperature.device)
+    batch = replay.sample(rng, 10 * args.minibatch_size)
     main, pref = agent.actor(batch.obs)
     fused = fuse(main, pref, args)
-    noise = torch.randn((2, *batch.u.shape)).to(batch.u.device)  # by the generator that is saved
-    own, other = fused.mean + fused.std * noise
+    own, other = fused.sample(torch.randn((2, *batch.u.shape)))  # by the generator that is saved
     q, q_own, q_other = (agent.critics(batch.obs, torch.tanh(u)).amin(0) for u in (batch.u, own, other))
     columns = {
         "kl_fused_pref": fused.kl(pref).mean(),
@@ -608,462 +649,223 @@ def diagnose(agent: Agent, replay: Replay, rng, args: Args) -> dict[str, float]:
         z = (u - pref.mean) / pref.std
         columns[name] = (normalized(advantage)[:, None] * z**2).mean()
     for name, policy in {"main": main, "pref": pref, "fused": fused}.items():
-        columns[f"entropy_{name}"], columns[f"sigma_{name}"] = policy.entropy().mean(), policy.std.mean()
+        columns[f"entropy_{name}"] = policy.entropy().mean()
+        columns[f"sigma_{name}"] = policy.std.mean()
         columns[f"trace_{name}"] = policy.std.square().sum(-1).mean()
-    return {name: x.item() for name, x in columns.items()}
+    return {name: float(x) for name, x in columns.items()}
 
 
-def failure_signatures(row: dict[str, float], args: Args) -> list[str]:
-    """The known failures of the preference that show in a row of metrics.csv, each with the flag to turn."""
-    away = abs(row["A_z2"]) > 1000 and args.pref_actions == "replayed"
-    signatures = {
-        "the preference has run away from the replayed actions (A_z2 beyond 1000): try --pref-actions own": away,
-        "the preference's sigma is at its lower bound (e^-5): lower --beta1": row["sigma_pref"] < 0.01 and not away,
-    }
-    return [advice for advice, present in signatures.items() if present and args.w_pref]
+# How a trained preference that goes wrong shows in metrics.csv: a column, the bounds that it leaves, and what to turn.
+SIGNATURES = (
+    ("A_z2", -1000.0, 1000.0, "the preference runs away from the replayed actions: try --pref-actions own"),
+    ("sigma_pref", 0.01, math.inf, "the preference's std is at its lower bound, e^-5: lower --beta1"),
+)
 
 
-def evaluate(act: Callable, env: gym.Env, episodes: int, args: Args) -> list[float]:
-    """Returns of so many episodes in the environment's own rewards; episode k is seeded with 2**30 + k."""
-    rng, returns, cut_off = np.random.default_rng(args.seed), [], 0
-    # Without a time limit a policy may never end an episode.
-    limit = math.inf if getattr(env.spec, "max_episode_steps", None) else 1_000
-    bar = tqdm(unit="step", disable=None if isinstance(env, gym.wrappers.RecordVideo) else True)
-    for episode in range(episodes):
-        (obs, _), episode_return, length, ended = env.reset(seed=2**30 + episode), 0.0, 0, False
-        while not ended and length < limit:
-            noise = 0.0 if args.eval_deterministic else sample_noise(rng, (1,), env.action_space)
-            u = act(np.array(obs, np.float32)[None], noise)
-            obs, reward, terminated, truncated, _ = env.step(to_action(u[0], env.action_space))
-            episode_return, length, ended = episode_return + float(reward), length + 1, terminated or truncated
-            bar.update()
-        returns.append(episode_return)
-        cut_off += not ended
-    bar.close()
-    if cut_off:
-        warn(f"{args.env_id} sets no max_episode_steps: {cut_off} of {episodes} evaluations cut off at {limit} steps")
+def evaluate(learner: Learner, env: gym.Env, episodes: int, args: Args) -> list[float]:
+    """Returns of so many episodes, with seeds from 2**30, in unscaled rewards; closes the environment."""
+    act = learner.policy(learner.agent, args)
+    rng = np.random.default_rng(args.seed)
+    space = env.action_space
+    limit = (env.spec and env.spec.max_episode_steps) or 1_000  # without one an episode might never end
+    returns = []
+    with env:
+        for episode in range(episodes):
+            obs, _ = env.reset(seed=2**30 + episode)
+            returns.append(0.0)
+            for _ in range(limit):
+                noise = 0.0 if args.eval_deterministic else rng.standard_normal(space.shape, dtype=np.float32)
+                u = act(np.array(obs, np.float32)[None], noise)[0]
+                obs, reward, terminated, truncated, _ = env.step(to_action(u, space))
+                returns[-1] += float(reward)
+                if terminated or truncated:
+                    break
+            else:
+                print(f"warning: {args.env_id} sets no time limit: evaluation cut off after {limit} steps")
     return returns
-
-
-def final_evaluation(learner: Learner, folder: Path, args: Args) -> list[float]:
-    """Returns of --eval-episodes; with --capture-video the first --video-episodes are filmed into folder/videos."""
-    env = make_env(args.env_id, args.capture_video)
-    if args.capture_video:
-        say(f"filming into {folder}/videos, about 0.1 s a step without a GPU")
-        film = dict(name_prefix=time.strftime("%Y%m%d-%H%M%S"), episode_trigger=lambda k: k < args.video_episodes)
-        with writing(folder / "videos", "--capture-video: "):
-            env = gym.wrappers.RecordVideo(env, f"{folder}/videos", **film)
-    returns = evaluate(numpy_policy(learner.agent, args), env, args.eval_episodes, args)
-    env.close()
-    say(f"evaluation: mean={np.mean(returns):.2f} std={np.std(returns):.2f} episodes={len(returns)}")
-    return returns
-
-
-def evaluate_only(learner: Learner, args: Args) -> int:
-    """Evaluate a run or a checkpoint; returns the exit code."""
-    path = Path(args.evaluate)
-    folder = path if path.is_dir() else path.parent
-    warn_of_changes(folder, {"versions": versions()})
-    final_evaluation(learner, folder, args)
-    return 0
-
-
-PROGRESS = dict(iteration=0, global_step=0, seconds=0.0, id="")
-
-
-def make_learner(args: Args) -> tuple[Learner, dict]:
-    """The learner by --seed, or as --resume or --evaluate restore it, and what else a checkpoint holds."""
-    torch.set_num_threads(1)  # so that a run does not depend on how many cores there are
-    torch.set_flush_denormal(True)  # Adam's m of dead ReLUs decays to denormal numbers: a quarter of an update's time
-    torch.manual_seed(args.seed)
-    env = make_env(args.env_id, args.capture_video)
-    check_action_space(env.action_space, args)
-    sizes = env.observation_space.shape[0], env.action_space.shape[0]
-    agent = Agent(*sizes).to("cuda" if args.cuda else "cpu")
-    check_numpy_policy(agent, sizes[0], args)
-    params = parameters_to_vector(agent.parameters()).detach()
-    vector_to_parameters(params, agent.parameters())  # from here on, the agent's weights are views of params
-    target = parameters_to_vector(agent.critics.parameters()).detach()
-    adam = Adam(torch.zeros_like(params), torch.zeros_like(params), params.new_ones(2, dtype=torch.float64))
-    try:
-        replay = Replay(1 if args.evaluate else min(args.buffer_size, args.total_timesteps), *sizes)
-    except MemoryError as error:
-        fail(f"--buffer-size {args.buffer_size}: {error}; lower it, or take a task of smaller observations")
-    learner = Learner(agent, params, target, adam, replay, np.random.default_rng(args.seed))
-    progress = PROGRESS | {"id": os.urandom(4).hex()}
-    env.close()
-    return learner, progress | (restore(learner, args) if args.resume or args.evaluate else {})
-
-
-def save_checkpoint(folder: Path, learner: Learner, progress: dict, args: Args) -> None:
-    """Write checkpoint.pt, which torch.load(weights_only=True) reads, and before it the replay memory that it names, so
-    that a kill in between leaves the old two."""
-    assert progress.keys() == PROGRESS.keys(), "what is to come back on --resume must stand in PROGRESS"
-    agent, _, target, adam, replay, rng = learner
-    filled = min(replay.count, replay.size)
-    np.savez(buffer := io.BytesIO(), **{name: x[:filled] for name, x in replay.columns._asdict().items()})
-    write_atomic(memory := folder / f"replay-{replay.count}.npz", buffer.getbuffer())
-    tensors = dict(agent=agent.state_dict(), target=target, adam=adam._asdict(), torch_rng=torch.get_rng_state())
-    rest = progress | dict(replay_count=replay.count, numpy_rng=json.dumps(rng.bit_generator.state), args=asdict(args))
-    torch.save(tensors | rest, buffer := io.BytesIO())
-    write_atomic(folder / "checkpoint.pt", buffer.getvalue())
-    remove_memories(folder, keep=memory)
-
-
-def remove_memories(folder: Path, keep: Path | None = None) -> None:
-    """Delete saved replay memories, and what a kill left of one half-written, but for `keep`."""
-    for path in folder.iterdir():
-        if re.fullmatch(r"replay-\d+\.npz(\.tmp)?", path.name) and path != keep:
-            with writing(folder):
-                path.unlink(missing_ok=True)
-
-
-def load_checkpoint(path: str) -> dict:
-    """A run's checkpoint; exits with one line where there is none."""
-    file = Path(path) / "checkpoint.pt" if Path(path).is_dir() else Path(path)
-    try:
-        checkpoint = dict(torch.load(file, map_location="cpu", weights_only=True))
-        return {"args": checkpoint["args"]} | checkpoint
-    except Exception as error:  # noqa: BLE001 (a damaged file raises many kinds)
-        fail(f"{file} cannot be read ({type(error).__name__}): give a run's folder, or a whole checkpoint")
-
-
-def restore(learner: Learner, args: Args) -> dict:
-    """Bring the learner to where the checkpoint of --resume or --evaluate left it; returns what else that holds."""
-    checkpoint = load_checkpoint(path := args.resume or args.evaluate)
-    finished = args.resume and (Path(args.resume) / "evaluation.json").exists()  # which `open_folder` says
-    if finished:
-        remove_memories(Path(args.resume))  # a kill may have left one
-    try:
-        learner.agent.load_state_dict(checkpoint["agent"])
-        if args.resume and not finished:
-            learner.target.copy_(checkpoint["target"])
-            for name, moment in learner.adam._asdict().items():
-                moment.copy_(checkpoint["adam"][name])
-            learner.rng.bit_generator.state = json.loads(checkpoint["numpy_rng"])
-            torch.set_rng_state(checkpoint["torch_rng"])
-            learner.replay.count = checkpoint["replay_count"]
-            filled = min(learner.replay.count, learner.replay.size)
-            with np.load(Path(args.resume) / f"replay-{learner.replay.count}.npz") as saved:
-                for name, column in learner.replay.columns._asdict().items():
-                    column[:filled] = saved[name][:filled]
-    except FileNotFoundError as error:
-        fail(f"{error.filename} is missing, the memory to go on with: copy it there; or another process trains here")
-    except (RuntimeError, ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        fail(f"{path} is damaged, or of another script, version or task than --env-id {args.env_id}: {error}")
-    return {name: x for name, x in checkpoint.items() if name in PROGRESS}
-
-
-def open_folder(args: Args) -> tuple[Path, FileLock]:
-    """The folder of --resume, or a new one, locked against other processes until this one ends."""
-    started = f"{int(time.time())}-{time.time_ns() % 10**9}"  # two runs may start in the same second
-    name = args.run_name or f"{args.env_id}__{args.exp_name}__{args.seed}__{started}".replace("/", "_")
-    folder, flag = (Path(args.resume), "--resume") if args.resume else (Path("runs", name), f"--run-name {name}")
-    with writing(folder, f"{flag}: ", code=2):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", blocking=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            fail(f"{flag}: another process trains in {folder}; wait for its end")
-        trained = (folder / "metrics.csv").exists() and (folder / "metrics.csv").read_bytes().count(b"\n") > 1
-    if args.resume and (folder / "evaluation.json").exists():
-        say(f"{folder} is finished, nothing to resume")
-        sys.exit(0)
-    if trained and not args.resume:  # one that ended before its first row may start again
-        fail(f"{flag}: {folder} exists; give another name, or --resume {folder}")
-    return folder, lock
-
-
-@contextmanager
-def writing(folder: Path, flag: str = "", code: int = 1):
-    """Where a file of a run cannot be written, on a full disk say, the program ends with one line."""
-    try:
-        yield
-    except OSError as error:
-        fail(f"{flag}cannot write to {folder} ({error.strerror}): make it writable, or room on the disk", code)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """A crash or a full disk at any moment leaves the old file or the new one, never half of one."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with writing(path.parent), open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(temporary, path)
-    finally:
-        with suppress(OSError):  # gone, or on a disk that has become read-only
-            temporary.unlink()
 
 
 class Log:
-    """A run's metrics.csv, checkpoints and evaluation, its progress on the screen, and Weights & Biases."""
+    """A run's folder (config.json, metrics.csv, checkpoint.pt, evaluation.json), the screen, and Weights & Biases."""
 
-    def __init__(self, learner: Learner, progress: dict, args: Args):
-        self.learner, self.progress, self.args, self.eval_env = learner, progress, args, make_env(args.env_id)
-        self.folder, self.lock = open_folder(args)
-        if args.resume and load_checkpoint(args.resume)["iteration"] != progress["iteration"]:
-            fail(f"--resume {args.resume}: another process has just trained it further; try again")
-        self.metrics, self.started = self.folder / "metrics.csv", time.perf_counter() - progress["seconds"]
-        self.warned, self.signals, self.first, self.evaluated = set(), [], True, ""  # first: none ended here yet
-        config = asdict(args) | {"resume": None, "id": progress["id"], "versions": versions()}
-        if not args.resume:
-            self.metrics.unlink(missing_ok=True)
-            write_atomic(self.folder / "config.json", json.dumps(config, indent=2).encode())
-            save_checkpoint(self.folder, learner, progress, args)
-        else:
-            warn_of_changes(self.folder, config)
-            remove_memories(self.folder, keep=self.folder / f"replay-{learner.replay.count}.npz")
-        size = f"{args.num_iterations} iterations of {args.batch_size} steps"
-        say(f"{args.env_id}, seed {args.seed}: {size}, on the {'GPU' if args.cuda else 'CPU'}, into {self.folder}")
-        self.wandb = start_wandb(self.folder, config, args) if args.track else None
-        steps = dict(total=args.total_timesteps, initial=progress["global_step"])
-        self.bar = tqdm(**steps, unit="step", disable=not sys.stderr.isatty())
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.stop)
-
-    def stop(self, number: int, frame: object = None) -> None:
-        """Ctrl-C or SIGTERM: end after this iteration; at once the second time, or in the first one."""
-        if self.signals or self.first:
-            self.close(128 + number)
-            os._exit(128 + number)  # callbacks of weak references swallow SystemExit, and while torch compiles many run
-        self.signals.append(number)
-        with suppress(OSError):  # print is not for signal handlers
-            os.write(2, b"\nstopping after this iteration; once more: at once\n")
-
-    def end_iteration(self, iteration, episodes: list, losses: Losses, diagnostics: dict, now: Args) -> None:
-        """Evaluate, write and save what is due; ends the program on a signal, or where numbers are not finite."""
-        args, step, params = self.args, iteration * self.args.batch_size, self.learner.params
-        # A loss of nan leaves such weights, and before learning starts there is none.
-        finite = not math.isinf(losses.loss) and params.isfinite().all()
-        if not finite or not self.learner.replay.is_finite(args.batch_size):
-            self.close(1)
-            fail(f"not finite at step {step} (loss {losses.loss}): {self.folder} keeps the last good checkpoint", 1)
-        weights = [*self.learner.agent.parameters()]
-        whole = torch.equal(parameters_to_vector(weights), params) and all(x.requires_grad for x in weights)
-        assert whole, "the step trains the agent's first weights, and all of them: some have been replaced or frozen"
-        returns = [math.nan]
-        if args.eval_every and iteration % args.eval_every == 0:
-            returns = evaluate(numpy_policy(self.learner.agent, now), self.eval_env, 3, now)
-        episodes = np.mean(episodes or [(math.nan, math.nan)], axis=0)
-        row = {"global_step": step, "episodic_return": episodes[0], "episodic_length": episodes[1]}
-        row |= {"eval_return": np.mean(returns)} | losses._asdict() | diagnostics | {"lr": now.learning_rate}
-        self.write(row)
-        for advice in set(failure_signatures(row, args)) - self.warned:
-            warn(advice)
-            self.warned.add(advice)
-        self.progress |= dict(iteration=iteration, global_step=step)
-        stopping = [*self.signals]  # one that comes while this saves ends the next iteration
-        if stopping or iteration % args.checkpoint_every == 0 or iteration == args.num_iterations:
-            with writing(self.folder), open(self.metrics, "rb+") as file:
-                os.fsync(file.fileno())  # or a crash of the machine could leave a checkpoint without its rows
-            save_checkpoint(self.folder, self.learner, self.progress, args)
-        if stopping:
-            say(f"stopped at step {step}; go on with --resume {self.folder}")
-            self.stop(stopping[0])
-
-    def write(self, row: dict[str, float]) -> None:
-        """Add SPS, of all of the iteration, and seconds to a row, and send it everywhere."""
-        args, seconds, step = self.args, time.perf_counter() - self.started, row["global_step"]
-        row |= {"SPS": args.batch_size / (seconds - self.progress["seconds"]), "seconds": seconds}
-        row = {name: x if isinstance(x, int) else float(x) for name, x in row.items()}
-        self.progress["seconds"] = seconds
-        if self.first:
-            kept = whole_rows(self.metrics, ",".join(row), range(args.batch_size, step, args.batch_size))
-            write_atomic(self.metrics, kept)
-            self.first, self.columns = False, [*row]
-        assert [*row] == self.columns, "every row of metrics.csv has the same columns: nan where there is nothing"
-        with writing(self.folder), open(self.metrics, "a") as file:
-            file.write(",".join(map(str, row.values())) + "\n")
-        self.send(lambda run: run.log({name: x for name, x in row.items() if not math.isnan(x)}, step=step))
-        if not math.isnan(row["eval_return"]):
-            self.evaluated = f" eval_return={row['eval_return']:.1f}"
-        progress = f"return={row['episodic_return']:.1f} SPS={row['SPS']:.0f}{self.evaluated}"
-        if self.bar.disable and step // args.batch_size % 10 == 0:
-            say(f"step={step} {progress}")
-        self.bar.set_postfix_str(progress, refresh=False)
-        self.bar.update(args.batch_size)
-
-    def end_run(self, now: Args) -> int:
-        """Evaluate the finished run; returns the exit code."""
-        self.first = True  # no iteration is to be waited for
-        if self.signals:
-            self.stop(self.signals[0])
-        self.bar.close()
-        returns = final_evaluation(self.learner, self.folder, now)
-        result = dict(mean=np.mean(returns), std=np.std(returns), episodes=len(returns), returns=returns)
-        result["global_step"] = self.progress["global_step"]
-        write_atomic(self.folder / "evaluation.json", json.dumps(result).encode())
-        remove_memories(self.folder)
-        self.send(lambda run: run.summary.update({"evaluation": result}))
-        name = re.sub(r"[^\w.-]", "-", f"{self.folder.resolve().name[:100]}-{self.progress['id']}", flags=re.ASCII)
-        self.send(lambda run: run.log_artifact(str(self.folder / "checkpoint.pt"), name=name, type="model"))
-        self.close(0)
-        say(f"film it:  python {sys.argv[0]} --evaluate {self.folder} --capture-video")
-        if Path("benchmark/plot.py").exists():
-            say(f"plot it:  python benchmark/plot.py {self.folder}")
-        return 0
-
-    def close(self, code: int) -> None:
-        self.bar.close()
-        self.send(lambda run: run.finish(exit_code=code))
-        self.lock.release()
-
-    def send(self, message: Callable) -> None:
-        """Tell Weights & Biases; its own process may be gone, on a cluster say, which must not end the training."""
+    def __init__(self, learner: Learner, args: Args):
+        """Create and lock the folder, or with --resume lock it and load the learner from it."""
+        self.learner = learner
+        self.args = args
+        name = args.run_name or f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
+        self.folder = Path("runs", re.sub(r'[/\\:*?"<>|]', "_", name)) if args.resume is None else Path(args.resume)
+        self.metrics = self.folder / "metrics.csv"
+        self.evaluation = self.folder / "evaluation.json"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = FileLock(self.folder / ".lock", blocking=False, fallback_to_soft=False)
         try:
-            if self.wandb:
-                message(self.wandb)
-        except Exception as error:  # noqa: BLE001 (a lost connection raises many kinds)
-            warn(f"Weights & Biases has stopped ({error}); metrics.csv goes on")
-            self.wandb = None
+            self.lock.acquire()
+        except Timeout:
+            refuse(f"another process trains in {self.folder}: it holds {self.lock.lock_file}")
+        except OSError as error:  # a file system without locks
+            print(f"{self.lock.lock_file} cannot be locked ({error.strerror}): start no second process in this folder")
+        if args.resume is not None:
+            learner.load(args.resume, args)
+            if learner.iteration >= args.num_iterations and self.evaluation.exists():
+                remove_memories(self.folder)  # which a kill may have left
+                print(f"{self.folder} is finished")
+                sys.exit(0)
+            self.evaluation.unlink(missing_ok=True)
+            rows = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.exists() else []
+            write_whole(self.metrics, b"".join(rows[: 1 + learner.iteration]))  # without one newer than the checkpoint
+        elif self.metrics.exists():
+            refuse(f"{self.folder} exists: give another --run-name, or --resume {self.folder}")
+        self.wandb = None
+        if args.track:
+            import wandb
+
+            run = dict(project=args.wandb_project_name, entity=args.wandb_entity, name=self.folder.resolve().name)
+            run |= dict(id=learner.wandb_id, resume="allow", config=asdict(args), allow_val_change=True)
+            try:
+                self.wandb = wandb.init(**run, dir=self.folder)
+            except (wandb.Error, ValueError) as error:
+                refuse(f"--track: {error} (WANDB_MODE=offline needs no login and no network)")
+            learner.wandb_id = self.wandb.id  # within a sweep, the sweep's
+        versions = {library.__name__: library.__version__ for library in (torch, gym, mujoco, np)}
+        config = asdict(args) | {"resume": None, "id": learner.wandb_id, "versions": versions}
+        write_whole(self.folder / "config.json", json.dumps(config, indent=2).encode())
+        if learner.iteration < args.num_iterations:
+            learner.save(self.folder, args)
+        print(f"{args.env_id}: {args.num_iterations} iterations of {args.batch_size} steps, into {self.folder}")
+        self.advice_given = set()
+        self.started = time.perf_counter() - learner.seconds
+        self.compiled = None  # iteration and seconds after the first iteration that learns, which compiles
+        self.rows = []  # those since the last checkpoint, for Weights & Biases
+
+    def end_iteration(self, episodes: list, losses: dict, diagnostics: dict[str, float], args: Args) -> None:
+        """Evaluate where it is due, write, save and show; ends the program where numbers are not finite."""
+        learner = self.learner
+        iteration = learner.iteration
+        step = iteration * args.batch_size
+        finite = learner.params.isfinite().all() and learner.replay.is_finite(args.batch_size)
+        if not finite or math.isinf(losses["loss"]):  # before learning starts it is nan
+            sys.exit(f"error: not finite at step {step}: {self.folder} keeps the checkpoint before")
+        mean_return, mean_length = np.mean(episodes, axis=0) if episodes else (math.nan, math.nan)
+        evaluating = args.eval_every and iteration % args.eval_every == 0
+        eval_return = np.mean(evaluate(learner, make_env(args), 3, args)) if evaluating else math.nan
+        seconds = time.perf_counter() - self.started
+        row = dict(global_step=step, episodic_return=mean_return, episodic_length=mean_length, eval_return=eval_return)
+        speed = args.batch_size / (seconds - learner.seconds)
+        row |= losses | diagnostics | dict(lr=args.learning_rate, SPS=speed, seconds=seconds)
+        learner.seconds = seconds
+        due = iteration % args.checkpoint_every == 0 or iteration == args.num_iterations
+        with open(self.metrics, "a+", newline="") as file:
+            file.seek(0)
+            columns = file.readline().strip().split(",") if iteration > 1 else list(row)
+            table = csv.DictWriter(file, columns, restval=math.nan, lineterminator="\n")
+            if iteration == 1:
+                table.writeheader()
+            table.writerow(row)  # an error where a column is new
+            if due:
+                file.flush()
+                os.fsync(file.fileno())
+        self.rows.append({name: x for name, x in row.items() if not math.isnan(x)})
+        if due:
+            learner.save(self.folder, self.args)
+            for logged in self.rows if self.wandb else []:  # only now, or a resumed run would give them again
+                self.wandb.log(logged, step=logged["global_step"])
+            self.rows = []
+        if self.compiled is None and math.isnan(losses["loss"]):
+            pass  # nothing is learned yet
+        elif self.compiled is None:
+            self.compiled = iteration, seconds
+            moments = learner.adam["v"].split([x.numel() for x in learner.agent.parameters()])
+            for (name, _), v in zip(learner.agent.named_parameters(), moments):
+                if not v.any() and not (args.fusion == "none" and "preference" in name):
+                    print(f"warning: no gradient has reached {name}")
+        elif iteration % 10 == 0 or iteration == args.num_iterations:
+            pace = (iteration - self.compiled[0]) / (seconds - self.compiled[1])  # iterations a second
+            left = (args.num_iterations - iteration) / pace / 60
+            print(f"step={step} return={mean_return:.1f} SPS={args.batch_size * pace:.0f} {left:.1f} min left")
+        for column, low, high, advice in SIGNATURES if args.w_pref else ():
+            if not low <= row[column] <= high:
+                if advice not in self.advice_given:
+                    print(f"warning: {column} is {row[column]:.3g}: {advice}")
+                    self.advice_given.add(advice)
+                break  # the first one is the cause
 
 
-def whole_rows(path: Path, header: str, steps: range) -> bytes:
-    """metrics.csv up to the checkpoint: the header, and of these steps the rows that a crash left whole."""
-    *lines, _ = path.read_text(errors="replace").split("\n") if path.exists() else [""]
-    if lines and lines[0] != header and lines[0].startswith("global_step,"):
-        fail(f"{path} has other columns than this script writes: go on with the script that began it")
-    whole = {line.split(",")[0]: line for line in lines if line.count(",") == header.count(",")}
-    kept = [whole[str(step)] for step in steps if str(step) in whole]
-    if len(kept) < len(steps):
-        warn(f"{path} lacks {len(steps) - len(kept)} of its first {len(steps)} rows")
-    return "\n".join([header, *kept, ""]).encode()
-
-
-def start_wandb(folder: Path, config: dict, args: Args):
-    """A run on Weights & Biases, offline without a login or a connection; exits with one line where it refuses."""
-    import wandb
-
-    run = dict(project=args.wandb_project_name, entity=args.wandb_entity, name=folder.resolve().name, config=config)
-    run |= dict(id=config["id"], resume="allow", dir=folder)
-    reason = "no Weights & Biases login"
-    try:
-        if "WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False):
-            return wandb.init(**run, settings=wandb.Settings(init_timeout=30))
-    except Exception as error:  # noqa: BLE001 (each setting raises its own)
-        if type(error) is not wandb.errors.CommError:
-            fail(f"--track: {error}")
-        reason = " ".join(str(error).split())
-    say(f"{reason}: logging offline; later, run: wandb sync {folder}/wandb/offline-run-*")
-    wandb.teardown()  # or the failed run still holds its id
-    return wandb.init(**run, mode="offline")
-
-
-def read_json(path: Path) -> dict:
-    """The file's content, {} where it holds none."""
-    with suppress(OSError, TypeError, ValueError):
-        return dict(json.loads(path.read_text()))
-    return {}
-
-
-def warn_of_changes(folder: Path, config: dict) -> None:
-    """One line where a run's config.json has other arguments than `config`, another script or other libraries."""
-    before, now = (x | (x.get("versions") or {}) for x in (read_json(folder / "config.json"), config))
-    changed = {name: x for name, x in now.items() if before.get(name, x) != x and name != "versions"}
-    if changed:
-        warn(f"{folder} was made with other values than {changed}: see its config.json")
-
-
-def versions() -> dict[str, str]:
-    source = Path(__file__).read_bytes()  # a copy with another fusion has the same weights and arguments
-    found = {"script": f"{Path(__file__).name} {zlib.crc32(source):08x}", "python": sys.version.split()[0]}
-    for name in ("torch", "gymnasium", "mujoco", "box2d", "numpy"):
-        with suppress(ModuleNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-def say(message: str, stream=None) -> None:
-    """Print a line; where nobody reads any more, as behind `| head`, the program goes on without."""
-    stream = stream or sys.stdout
-    try:
-        tqdm.write(message, file=stream)
-        stream.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def warn(message: str) -> None:
-    say(f"warning: {message}", sys.stderr)
-
-
-def fail(message: str, code: int = 2) -> NoReturn:
-    """End the program with one line on stderr."""
-    say("error: " + " ".join(message.split()), sys.stderr)
-    sys.exit(code)
+def refuse(message: str) -> NoReturn:
+    """End the program, as with whatever the command line got wrong."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def parse_args(argv: list[str] | None = None) -> Args:
     """The command line; with --resume or --evaluate, on top of the arguments saved with the run."""
-    args = read_flags(argv, Args())
-    if "" in (args.resume, args.evaluate) or (args.resume and args.evaluate):
-        fail("--resume and --evaluate: give one of them, and a run's folder with it")
-    if args.resume and not Path(args.resume).is_dir():
-        fail(f"--resume {args.resume}: no such folder")
-    if args.evaluate and args.track:
-        fail("--track: an evaluation logs nothing; leave it out")
-    if source := args.resume or args.evaluate:
-        saved = load_checkpoint(source)["args"] | dict(resume=args.resume, evaluate=args.evaluate)
-        saved = (asdict(Args()) if args.resume else {}) | saved  # a run may be older than a flag
-        if unknown := saved.keys() - asdict(args).keys():
-            fail(f"{source} is of another script: this one has no {', '.join(sorted(unknown))}")
-        saved["cuda"] = saved.get("cuda", False) and torch.cuda.is_available()
-        if args.evaluate:
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    if args.resume is not None or args.evaluate is not None:
+        path = Path(args.resume, "checkpoint.pt") if args.evaluate is None else args.evaluate
+        saved = {name: x for name, x in load_checkpoint(path)["args"].items() if name in asdict(args)}
+        saved |= dict(resume=args.resume, evaluate=args.evaluate)
+        if args.evaluate is not None:
             saved |= dict(capture_video=False, track=False)
-        args = read_flags(argv, Args(**saved))
-        free = {*asdict(Logging()), "cuda", "compile"}  # what changes nothing about the method
-        fixed = saved.keys() - free if args.resume else {"total_timesteps", "num_envs", "num_steps"}
-        for name in saved:
-            if name in fixed and (value := getattr(args, name)) != saved[name]:
-                fail(f"--{name.replace('_', '-')} {value} contradicts {saved[name]} of {source}: leave it out")
-    check_args(args)
+        args = tyro.cli(Args, args=argv, description=__doc__, default=Args(**saved))
+        changed = {name: x for name, x in asdict(args).items() if x != saved.get(name, x)}
+        if args.resume is not None and {"env_id", "seed", "num_envs", "num_steps", "buffer_size"} & changed.keys():
+            refuse(f"--resume cannot change the task, the seed or shapes: {changed}")
+        if args.resume is not None and changed:
+            print(f"from here on, with schedules of {args.total_timesteps} steps: {changed}")
+    # Least and largest value of numbers; where not named, 0 to 1e6 for fractions and from 1 for whole ones.
+    ranges = dict(seed=(0, 2**32 - 1), total_timesteps=(args.batch_size, 2**53), eval_every=(0, 2**53), gamma=(0, 1))
+    ranges |= dict(tau=(0, 1), minibatch_size=(2, 2**20), num_actions=(1, 2**10))
+    for name, x in asdict(args).items():
+        low, high = ranges.get(name, (0, 1e6) if type(x) is float else (1, 2**53))
+        if type(x) in (int, float) and not low <= x <= high:
+            refuse(f"--{name.replace('_', '-')} {x}: give a number from {low:g} to {high:g}")
+    if args.learning_starts >= args.num_iterations * args.batch_size:
+        refuse(f"--learning-starts {args.learning_starts}: must be less than the steps of training")
+    for flag, package in {"track": "wandb", "capture_video": "moviepy"}.items():
+        if getattr(args, flag) and not find_spec(package):
+            refuse(f"--{flag.replace('_', '-')}: run pip install {package}")
     return args
 
 
-def read_flags(argv: list[str] | None, default: Args) -> Args:
-    """argv on top of a default, in the groups that --help shows."""
-    groups = {kind.__name__: kind for kind in reversed(Args.__mro__[1:-1])}
-    values = {name: kind(**{x.name: getattr(default, x.name) for x in fields(kind)}) for name, kind in groups.items()}
-    flags = make_dataclass("flags", groups.items())
-    parsed = tyro.cli(tyro.conf.OmitArgPrefixes[flags], args=argv, description=__doc__, default=flags(**values))
-    return Args(**{name: value for group in vars(parsed).values() for name, value in vars(group).items()})
-
-
-LIMITS = dict(
-    seed=(0, 2**32 - 1),
-    eval_every=(0, 2**53),
-    gamma=(0, 1),
-    tau=(0, 1),
-    learning_rate=(0, 1e38),
-    q_lr=(0, 1e38),
-    minibatch_size=(2, 2**20),
-    num_actions=(1, 2**10),
-)
-
-
-def check_args(args: Args) -> None:
-    """Exit with one line that names the first argument out of range."""
-    for name, value in asdict(args).items():
-        low, high = LIMITS.get(name, (0, 1e6) if type(value) is float else (1, 2**53))
-        if type(value) in (int, float) and not low <= value <= high:
-            fail(f"--{name.replace('_', '-')} {value}: give a number from {low:g} to {high:g}")
-    if args.total_timesteps < args.batch_size:
-        fail(f"--total-timesteps {args.total_timesteps}: give at least num_envs * num_steps = {args.batch_size}")
-    if args.learning_starts >= (steps := args.num_iterations * args.batch_size):
-        fail(f"--learning-starts {args.learning_starts}: give less than the {steps} steps of training")
-    if args.run_name and (Path(args.run_name).name != args.run_name or args.run_name == ".."):
-        fail(f"--run-name {args.run_name}: give the name of one folder inside runs/")
-    if args.track and not find_spec("wandb"):
-        fail("--track: run pip install wandb")
-    if args.cuda and not torch.cuda.is_available():
-        fail("--cuda: torch sees no GPU here; leave it out")
+def main(args: Args) -> None:
+    """Train and evaluate, or only evaluate."""
+    torch.set_num_threads(1)  # so that a run does not depend on how many cores there are
+    torch.set_flush_denormal(True)  # Adam's m of dead ReLUs decays to denormal numbers: a quarter of an update's time
+    torch.manual_seed(args.seed)
+    np.random.seed(args.seed)  # for environments that draw from it
+    random.seed(args.seed)  # likewise
+    log = None
+    try:
+        with closing(VecEnv(args.num_envs if args.evaluate is None else 1, args)) as envs:
+            learner = Learner(envs.envs[0], args)
+            if args.evaluate is None:
+                log = Log(learner, args)
+                if learner.iteration < args.num_iterations:
+                    train(envs, learner, log, args)
+            else:
+                learner.load(args.evaluate, args)
+                print(f"{args.evaluate}, of {load_checkpoint(args.evaluate)['args'].get('env_id', 'an unknown task')}:")
+        scheduled = replace(args, **schedule(args, learner))
+        returns = evaluate(learner, make_env(args), args.eval_episodes, scheduled)
+        result = dict(mean=np.mean(returns), std=np.std(returns), episodes=len(returns), returns=returns)
+        print("evaluation: mean={mean:.2f} std={std:.2f} episodes={episodes}".format(**result), end=" ")
+        print(f"({'mean' if args.eval_deterministic else 'sampled'} actions in {args.env_id}, std over episodes)")
+        if log:
+            result["global_step"] = learner.iteration * args.batch_size
+            write_whole(log.evaluation, json.dumps(result).encode())
+            remove_memories(log.folder)
+        if log and log.wandb:
+            log.wandb.summary["evaluation"] = result
+            log.wandb.log_artifact(log.folder / "checkpoint.pt", name=f"agent-{log.wandb.id}", type="model")
+        if args.capture_video:  # last, in case it fails
+            evaluate(learner, make_env(args, film=(log.folder if log else Path()) / "videos"), 1, scheduled)
+    except KeyboardInterrupt:
+        print(f"\nstopped; to go on: python {sys.argv[0]} --resume {log.folder}" if log else "\nstopped")
+        sys.exit(130)
 
 
 if __name__ == "__main__":
-    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-    sys.exit(main(parse_args()))
+    sys.stdout.reconfigure(line_buffering=True)
+    for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has no SIGHUP
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    main(parse_args())
