@@ -69,7 +69,7 @@ def run(tmp_path):
 @contextmanager
 def own_signals():
     """Handlers as they were, whatever a run in this process sets."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
