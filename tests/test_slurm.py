@@ -56,12 +56,9 @@ def until(condition, seconds=120):
         time.sleep(0.1)
 
 
-def free_ports(number):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+def free_ports():
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return one.getsockname()[1], other.getsockname()[1]
 
 
 class Slurm:
@@ -115,7 +112,7 @@ def slurm(tmp_path):
         (folder / "state").mkdir()
         (folder / "spool").mkdir()
         user, host = subprocess.check_output(["id", "-un"], text=True).strip(), socket.gethostname().split(".")[0]
-        (folder / "slurm.conf").write_text(CONF.format(folder=folder, user=user, host=host, ports=free_ports(2)))
+        (folder / "slurm.conf").write_text(CONF.format(folder=folder, user=user, host=host, ports=free_ports()))
         slurm = Slurm(tmp_path, folder / "slurm.conf")
 
         def start(*argv):
