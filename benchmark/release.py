@@ -14,7 +14,7 @@ import torch
 import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
-KEPT = ("agent", "obs_stats", "args", "iteration", "explained_variance", "trust")  # trust: explained_variance of old runs
+KEPT = ("agent", "obs_stats", "args", "iteration", "explained_variance", "trust")  # trust: its former name
 
 
 def main(run: tyro.conf.Positional[Path]) -> None:
