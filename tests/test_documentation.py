@@ -154,6 +154,15 @@ def test_the_changed_fusion_follows_the_preference_less_where_the_experts_disagr
         assert ((new.mean < old.mean) == disagree).all() and ((new.std > old.std) == disagree).all()
 
 
+def test_readmes_lines_act_as_an_evaluation_in_a_second_process_does(run, monkeypatch):
+    (code,) = (block for block in blocks("README.md", "python") if "torch_policy" in block)
+    monkeypatch.chdir(ROOT)
+    names = {}
+    exec(code.replace("seed=1", f"seed={2**30}"), names)  # noqa: S102 (README.md's own)
+    done = run(names["script"].__name__, "--evaluate", ROOT / names["args"].evaluate, "--eval-episodes", 1)
+    assert f"mean={names['info']['episode']['r']:.2f} " in done.stdout
+
+
 # Links and names
 
 

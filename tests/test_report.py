@@ -291,11 +291,6 @@ def test_experts_are_those_of_trainings_end_averaged_run_by_run():
     assert heads(prefpoe) == ["prefpoe", "4", "3.00", "3.00", "110.50", "7640.00", "191.00", "0.04", "0.096"]
 
 
-def test_the_ratio_at_rest_is_that_of_the_variants_own_coefficients():
-    ratios = {"prefpoe": 0.9, "prefpoe-beta1-0": 0.9, "prefpoe-alpha-0.4": 0.8, "prefpoe-w-pref-0.2": 0.6}
-    assert {variant: tables.ratio_at_rest(variant) for variant in ratios} == pytest.approx(ratios)
-
-
 def test_widths_are_those_of_the_policy_that_acts_and_of_the_resting_place():
     nan, bonus = math.nan, "ppo_matched_ent_coef_0.01"
     curves = flat_curves(ppo_matched=(0.2, nan, nan), prefpoe=(8.0, 2.0, 1.6), **{bonus: (0.4, nan, nan)})
@@ -325,8 +320,6 @@ def test_comparisons_and_improvement_are_by_task_and_averaged_over_those_that_ha
         ["0.50", "0.92", "–"],  # Walker2d-v4 has a single seed
     ]
     assert [rows[-1][f"P({pair})"].split(", ")[-1] for pair in pairs] == ["2 tasks", "1 task", "–"]
-    improvement = {row["tasks"]: row["P(better than ppo-matched), evaluation"] for row in cells_of(made["improvement"])}
-    assert rows[-2][f"P({pairs[0]})"] == improvement["2 in all"] + ", 2 tasks"
 
 
 def test_normalised_returns_are_0_at_published_ppo_and_1_at_the_best_variant():
