@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Is ppo-cleanrl CleanRL's PPO? Its returns beside those that CleanRL publishes. (ppo-cleanrl-exact of the results kept
 # the statistics of observations and rewards as gymnasium's wrappers do, and so CleanRL's script: a flag up to commit
-# 221185a, which made no difference.)
+# b31b767, which made no difference.)
 #
 # 10 seeds of HalfCheetah-v4, Hopper-v4 and Walker2d-v4, 5 of Humanoid-v4 = 35 runs of 1M steps, which are also in
 # reproduce.sh and breadth.sh.

@@ -6,6 +6,7 @@ python benchmark/release.py runs/Ant-v4__prefpoe__1
 import importlib
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
-KEPT = ("agent", "obs_stats", "args", "iteration", "trust")
+KEPT = ("agent", "obs_stats", "args", "iteration", "explained_variance", "trust")  # trust: its former name
 
 
 def main(run: tyro.conf.Positional[Path]) -> None:
@@ -29,10 +30,13 @@ def main(run: tyro.conf.Positional[Path]) -> None:
         script = importlib.import_module(args["exp_name"])
     except ImportError:
         sys.exit(f"error: {run} is of no script here: there is no {args['exp_name']}.py")
-    torch.save(agent, new := path.with_suffix(".new"))
+    new = path.with_suffix(".new")
+    torch.save(agent, new)
     args = script.parse_args(["--evaluate", str(new)])
-    learner, _ = script.make_learner(args)
-    returns = script.final_evaluation(learner, path.parent, args)
+    env = script.make_env(args)
+    learner = script.Learner(env, args)
+    learner.load(args.evaluate, args)
+    returns = script.evaluate(learner, env, args.eval_episodes, replace(args, **script.schedule(args, learner)))
     torch.save(agent | {"evaluation": {"mean": float(np.mean(returns)), "std": float(np.std(returns))}}, new)
     os.replace(new, path)
 

@@ -8,7 +8,7 @@
 
 Each cell is one process on one thread that trains and, after each iteration, steps the environment alone 1,000 times,
 so that `ratio` compares rates of the same process and the same minute. Rates leave out the first iteration, which
-compiles and is in `start-up`, the seconds from the process's start to the first row of metrics.csv on an empty
+compiles and is in `start-up`, the seconds from the process's start to the end of the first iteration on an empty
 compile cache; `10k steps` is a whole run of 10,240 steps, likewise. Training runs with all diagnostics and the
 default evaluations. The split comes from a second, timed training in that process; diagnostics are a part of the
 update. Memory is the peak, and what was added after the third iteration. A peer is any script that, as CleanRL's,
@@ -153,34 +153,38 @@ def timed(script, totals: collections.Counter) -> None:
 
         def wrapper(*inputs, **options):
             start = time.perf_counter()
+            evaluated = totals["evaluation"]
             result = function(*inputs, **options)
             totals[part] += time.perf_counter() - start
+            if part == "logging":  # which evaluates now and then
+                totals[part] -= totals["evaluation"] - evaluated
             return result
 
         setattr(owner, name, wrapper)
 
-    numpy_policy = script.numpy_policy
+    def wrap_policy(name: str) -> None:
+        policy = getattr(script, name)
 
-    def timed_policy(*inputs):
-        policy = {"act": numpy_policy(*inputs)}
-        holder = type("Policy", (), policy)
-        wrap(holder, "act", "acting")
-        return holder.act
+        def timed_policy(*inputs):
+            holder = type("Policy", (), {"act": policy(*inputs)})
+            wrap(holder, "act", "acting")
+            return holder.act
+
+        setattr(script, name, timed_policy)
 
     if not hasattr(script, "explore"):  # that of SAC builds its policy anew at each step
-        script.numpy_policy = timed_policy
+        for name in {"numpy_policy", "torch_policy"} & vars(script).keys():
+            wrap_policy(name)
     for owner, name, part in (
         (script, "explore", "acting"),
         (script.VecEnv, "step", "environment"),
-        (script, "observe", "normalisation"),
+        (script, "normalize_obs", "normalisation"),  # not of SAC, whose observations and rewards go in as they are
         (script, "scale_rewards", "normalisation"),
-        (script, "describe", "diagnostics"),
-        (script, "compare", "diagnostics"),  # PPO has nothing to compare
-        (script, "diagnose", "diagnostics"),  # of SAC, whose observations and rewards go in as they are
+        (script, "diagnose", "diagnostics"),
         (script, "make_batch", "update"),
         (script, "update", "update"),
         (script, "evaluate", "evaluation"),
-        (script.Log, "write", "logging"),
+        (script.Log, "end_iteration", "logging"),
     ):
         if hasattr(owner, name):
             wrap(owner, name, part)
@@ -191,23 +195,27 @@ def measure(cell: str, args: Args) -> dict:
     name, task, *flags = cell.split(":")
     sys.path.insert(0, str(SCRIPTS[name].parent))
     script = importlib.import_module(name)
-    written, alone, write, step_alone = [], [], script.Log.write, make_stepper(task)
+    end_iteration = script.Log.end_iteration
+    step_alone = make_stepper(task)
+    written = []
+    alone = []
 
-    def write_and_note(log, *inputs):
-        write(log, *inputs)
+    def end_and_note(log, *inputs):
+        end_iteration(log, *inputs)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         written.append((time.time(), pages * resource.getpagesize() / 2**20))
         alone.append(step_alone())
         log.started += alone[-1]  # for the run's clock it took no time
 
-    script.Log.write = write_and_note
+    script.Log.end_iteration = end_and_note
     flags = ["--env-id", task, "--total-timesteps", str(args.steps), *(f"--{flag}" for flag in flags)]
     script.main(script.parse_args([*flags, "--run-name", "plain"]))
     start_up, growth = written[0][0] - float(os.environ["SPEED_START"]), written[-1][1] - written[2][1]
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     sps, sps_alone = rate(Path("runs/plain")), 1_000 / np.mean(alone[1:])
 
-    script.Log.write, totals = write, collections.Counter()
+    script.Log.end_iteration = end_iteration
+    totals = collections.Counter()
     timed(script, totals)
     start = time.perf_counter()
     script.main(script.parse_args([*flags, "--run-name", "timed", "--eval-episodes", "1"]))

@@ -50,25 +50,21 @@ def A_z2(agent: script.Agent, batch: script.Batch) -> float:
 
 def measured_run(args: Args, w_cons: float) -> pd.DataFrame:
     """Train one run; its rows are those of metrics.csv with A_z2 before and after each update."""
-    make_batch, update, agents, found = script.make_batch, script.update, [], []
-
-    @functools.wraps(make_batch)
-    def remembering(agent, *rest):
-        agents[:] = [agent]
-        return make_batch(agent, *rest)
+    update = script.update
+    found = []
 
     @functools.wraps(update)
-    def measuring(step, params, adam, batch, *rest):
-        before = A_z2(agents[0], batch)
-        losses = update(step, params, adam, batch, *rest)
-        found.append((before, A_z2(agents[0], batch)))
+    def measuring(step, learner, batch, *rest):
+        before = A_z2(learner.agent, batch)
+        losses = update(step, learner, batch, *rest)
+        found.append((before, A_z2(learner.agent, batch)))
         return losses
 
-    script.make_batch, script.update = remembering, measuring
+    script.update = measuring
     name = f"torn-loose-{args.env_id}-{args.beta1:g}-{w_cons:g}-{int(time.time())}"
     flags = dict(env_id=args.env_id, beta1=args.beta1, w_cons=w_cons, total_timesteps=args.total_timesteps)
     script.main(script.Args(**flags, run_name=name))
-    script.make_batch, script.update = make_batch, update
+    script.update = update
     metrics = pd.read_csv(Path("runs", name, "metrics.csv"))[COLUMNS]
     return metrics.assign(A_z2_before=[x for x, _ in found], A_z2_after=[x for _, x in found], w_cons=w_cons)
 

@@ -71,12 +71,7 @@ def commands():
 def check_flags(script, argv):
     """SystemExit where the script does not know these flags."""
     module = importlib.import_module(script.removeprefix("benchmark/").removesuffix(".py").replace("/", "."))
-    if module.__name__ in SCRIPTS:
-        module.read_flags(argv, module.Args())
-    elif hasattr(module, "Args"):
-        tyro.cli(module.Args, args=argv)
-    else:
-        tyro.cli(functools.wraps(module.main)(lambda **values: None), args=argv)
+    tyro.cli(getattr(module, "Args", None) or functools.wraps(module.main)(lambda **values: None), args=argv)
 
 
 def check_sweep(script, flags, variables):
@@ -139,8 +134,7 @@ def test_readmes_commands_do_what_it_says_and_the_guide_describes_every_column_a
         except SystemExit as end:
             assert not end.code
     run = tmp_path / "runs" / "cheetah"
-    files = "config.json", "metrics.csv", "checkpoint.pt", "evaluation.json", "plot.png"
-    assert all((run / name).stat().st_size for name in files)
+    assert {"config.json", "metrics.csv", "checkpoint.pt", "evaluation.json", "plot.png"} <= {*os.listdir(run)}
     assert [*run.parent.glob("LunarLander-v3__*/wandb/offline-run-*")]
     columns = [*pd.read_csv(run / "metrics.csv")]
     (table,) = re.findall(r"^\| `global_step` .*?\n\n", read(GUIDE), flags=re.DOTALL | re.MULTILINE)
@@ -151,13 +145,22 @@ def test_readmes_commands_do_what_it_says_and_the_guide_describes_every_column_a
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 def test_the_changed_fusion_follows_the_preference_less_where_the_experts_disagree(continuous, library):
-    (code,) = blocks("README.md", "python")
+    (code,) = (block for block in blocks("README.md", "python") if "def fuse" in block)
     namespace, full = dict(vars(continuous)), importlib.import_module(library).full
     exec(code, namespace)  # noqa: S102 (README.md's own)
     for disagree in (False, True):
         main, pref = (continuous.Gaussian(full((3,), x), full((3,), x)) for x in (0.5, 0.9 if disagree else 0.5))
         new, old = (fuse(main, pref, continuous.Args(lambda_pref=0.7)) for fuse in (namespace["fuse"], continuous.fuse))
         assert ((new.mean < old.mean) == disagree).all() and ((new.std > old.std) == disagree).all()
+
+
+def test_readmes_lines_act_as_an_evaluation_in_a_second_process_does(run, monkeypatch):
+    (code,) = (block for block in blocks("README.md", "python") if "torch_policy" in block)
+    monkeypatch.chdir(ROOT)
+    names = {}
+    exec(code.replace("seed=1", f"seed={2**30}"), names)  # noqa: S102 (README.md's own)
+    done = run(names["script"].__name__, "--evaluate", ROOT / names["args"].evaluate, "--eval-episodes", 1)
+    assert f"mean={names['info']['episode']['r']:.2f} " in done.stdout
 
 
 # Links and names

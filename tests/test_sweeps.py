@@ -26,8 +26,6 @@ CELL = dict(TASKS="LunarLander-v3", VARIANTS="ppo", SEEDS="1")  # of reproduce.s
 FLAGS = "--no-compile --num-steps 64 --num-minibatches 2 --update-epochs 1 --eval-every 0 --eval-episodes 1"
 FLAGS = [*FLAGS.split()]
 RUN = "LunarLander-v3__ppo__1"
-ENTROPY = "ppo-matched-ent-coef-0.01"
-HEADLINE = ["ppo-cleanrl", "ppo-matched", "prefpoe", "prefpoe-anneal", ENTROPY, f"{ENTROPY}-anneal"]
 
 
 @pytest.fixture
@@ -94,16 +92,16 @@ def test_a_finished_sweep_is_skipped_also_with_track_but_not_with_other_flags(co
     assert sweep(copy, "reproduce.sh", *FLAGS, **CELL).returncode == 2
 
 
-@pytest.mark.parametrize(("flags", "reason"), [(["--gamma", "2"], "--gamma 2.0: "), (["--nope", "3"], "--nope")])
-def test_a_wrong_flag_stops_the_sweep_and_does_not_block_the_corrected_one(copy, flags, reason):
-    wrong = sweep(copy, "reproduce.sh", *FLAGS, *flags, **CELL | dict(SEEDS="1 2", WORKERS="1"))
-    assert wrong.returncode == 2
-    (line,) = [line for line in wrong.stdout.splitlines() if RUN in line]
-    assert "[1/2]" in line and reason in line
-    assert not (copy / "runs/LunarLander-v3__ppo__2.log").exists()
+def test_a_wrong_flag_stops_the_sweep_and_does_not_block_the_corrected_one(copy):
+    for flag, value in {"--gamma": "2", "--nope": "3"}.items():
+        wrong = sweep(copy, "reproduce.sh", *FLAGS, flag, value, **CELL | dict(SEEDS="1 2", WORKERS="1"))
+        assert wrong.returncode == 2
+        (line,) = [line for line in wrong.stdout.splitlines() if RUN in line]
+        assert "[1/2]" in line and flag in line
+        assert not (copy / "runs/LunarLander-v3__ppo__2.log").exists()
     right = sweep(copy, "reproduce.sh", *FLAGS, **CELL)
     assert (right.returncode, rows(copy)) == (0, 2), right.stdout
-    assert flags[0] not in (copy / f"runs/{RUN}.args").read_text()
+    assert "--nope" not in (copy / f"runs/{RUN}.args").read_text()
 
 
 def stand_in(copy: Path, code: str) -> str:
@@ -116,7 +114,7 @@ def stand_in(copy: Path, code: str) -> str:
 
 def test_a_sweep_counts_what_has_ended_and_goes_on_past_a_run_that_fails(copy):
     python = stand_in(copy, "echo 'step=1'\necho 'error: no room'\necho ---\ncase $* in *__2) exit 1 ;; esac")
-    process = sweep(copy, "reproduce.sh", **CELL | dict(SEEDS="1 2 3"), PYTHON=python)
+    process = sweep(copy, "reproduce.sh", **CELL | dict(SEEDS="1\n 2\t3"), PYTHON=python)
     assert process.returncode == 1
     first, *ended, report, failed = process.stdout.splitlines()
     assert re.findall(r"\d+", first) == ["3", "2"]
@@ -147,8 +145,8 @@ def test_a_run_without_metrics_is_started_again_and_one_with_metrics_is_resumed(
 
 def test_the_commits_of_a_run_are_those_that_it_was_made_at(copy):
     def git(*argv: str) -> str:
-        argv = ["git", "-C", copy, "-c", "user.name=a", "-c", "user.email=a@example.org", *argv]
-        return subprocess.check_output(argv, text=True).strip()
+        names = "-c", "user.name=a", "-c", "user.email=a@example.org"
+        return subprocess.check_output(["git", *names, *argv], cwd=copy, text=True).strip()
 
     def commits(python: str) -> list[str]:
         sweep(copy, "reproduce.sh", **CELL, PYTHON=python)
@@ -171,72 +169,30 @@ def test_the_commits_of_a_run_are_those_that_it_was_made_at(copy):
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-@pytest.mark.parametrize("flags", [["--help"], ["--track", "-h"]])
-def test_help_prints_the_header_and_the_options_and_starts_nothing(copy, name, flags):
-    process = sweep(copy, f"{name}.sh", *flags)
-    assert (process.returncode, process.stderr) == (0, "")
-    header = [
-        line[2:] for line in (ROOT / f"benchmark/{name}.sh").read_text().splitlines()[1:] if line.startswith("# ")
-    ]
-    assert process.stdout.splitlines()[0] == header[0]
-    assert "?" in process.stdout.split("Options of every sweep:")[0]
-    assert "SEEDS=" in process.stdout.split("Options of every sweep:")[1]
-    assert "shellcheck" not in process.stdout
-    assert not (copy / "runs").exists()
-
-
-def test_help_of_what_is_no_sweep(copy):
-    for flags in (["--help"], ["reproduce", "-h"], ["reproduce", "--", "--help"]):
-        process = sweep(copy, "slurm.sh", *flags)
+def test_help_prints_the_header_and_the_options_and_starts_nothing(copy, name):
+    header = (ROOT / f"benchmark/{name}.sh").read_text().splitlines()[1]
+    for flags in (["--help"], ["--track", "-h"]):
+        process = sweep(copy, f"{name}.sh", *flags)
         assert (process.returncode, process.stderr) == (0, "")
-        assert process.stdout.startswith("Submits the runs of a sweep")
-    process = sweep(copy, "run.sh", "--help")
-    assert (process.returncode, process.stdout) == (2, "")
-    assert process.stderr.startswith("usage: benchmark/run.sh NAME SCRIPT")
+        own, options = process.stdout.split("\nOptions ")
+        assert f"# {own.splitlines()[0]}" == header
+        assert "SEEDS=" in options and "shellcheck" not in process.stdout
     assert not (copy / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        (dict(TASKS="Nope"), "TASKS: there is no Nope, only: HalfCheetah-v4 LunarLander-v3 Ant-v4"),
-        (dict(TASKS="Ant-v4 Nope"), "TASKS: there is no Nope, only: "),
-        (dict(VARIANTS="Nope"), "VARIANTS: there is no Nope, only: ppo-cleanrl ppo-matched prefpoe "),
-        (dict(VARIANTS="ppo prefpo*"), "VARIANTS: there is no prefpo*, only: "),
-        (dict(SEEDS="a"), 'SEEDS=a: give numbers, as in SEEDS="1 2 3"'),
-        (dict(SEEDS="1,2"), "SEEDS=1,2: give numbers"),
-        (dict(SEEDS="01 1"), "SEEDS=01 1: give numbers"),
-        (dict(SEEDS=" "), "there are no runs with these TASKS, VARIANTS and SEEDS"),
-        (dict(WORKERS="0"), "WORKERS=0: give the number of runs"),
-        (dict(WORKERS="x"), "WORKERS=x: give the number of runs"),
-        (dict(STEPS="1e6"), "STEPS=1e6: give the number of environment steps"),
-        (dict(PREFIX="a b"), "PREFIX=a b: give letters"),
-        (dict(PREFIX="mine_"), "PREFIX=mine_: give letters, digits, . _ and -, and a - at the end"),
-        (dict(PYTHON="/no/such python"), "there is no program /no/such python: "),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_code_2(copy, changes, says):
-    process = sweep(copy, "reproduce.sh", **changes)
-    assert (process.returncode, process.stdout) == (2, "")
-    assert re.fullmatch(r"benchmark/(reproduce|workers)\.sh: " + re.escape(says) + ".*\n", process.stderr)
+MISTAKES = ["TASKS=Nope", "TASKS=Ant-v4 Nope", "VARIANTS=Nope", "VARIANTS=ppo prefpo*", "SEEDS=a", "SEEDS=1,2"]
+MISTAKES += ["SEEDS=01 1", "SEEDS= ", "WORKERS=0", "WORKERS=x", "PREFIX=a b", "PREFIX=mine_", "STEPS=1e6"]
+MISTAKES += ["PYTHON=/no/such python", "--env-id CartPole-v1", "--seed=3", "--run_name x", "--resume x"]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_that_names_it(copy, mistake):
+    flags = mistake.split() if mistake.startswith("--") else []
+    option, _, value = mistake.partition("=")
+    process = sweep(copy, "reproduce.sh", *flags, **({} if flags else {option: value}))
+    assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)
+    assert option.split()[0] in process.stderr
     assert not (copy / "runs").exists()
-
-
-@pytest.mark.parametrize("flags", [("--env-id", "CartPole-v1"), ("--seed=3",), ("--run_name", "x"), ("--resume", "x")])
-def test_a_flag_that_each_run_has_of_its_own_is_refused(copy, flags):
-    process = sweep(copy, "reproduce.sh", *flags)
-    assert (process.returncode, process.stdout) == (2, "")
-    assert (
-        process.stderr
-        == f"benchmark/reproduce.sh: {flags[0]}: each run has its own; choose by TASKS, SEEDS, STEPS and PREFIX\n"
-    )
-
-
-def test_a_choice_may_stand_on_several_lines(copy):
-    chosen = dict(TASKS="Ant-v4", SEEDS="1\n2", VARIANTS="ppo-matched prefpoe\n  prefpoe-anneal\tppo")
-    listed = sweep(copy, "reproduce.sh", "--list", **chosen).stdout.splitlines()
-    names = {f"Ant-v4__{variant}__{seed}" for variant in chosen["VARIANTS"].split() for seed in (1, 2)}
-    assert {line.split()[0] for line in listed} == names and len(listed) == 8
 
 
 @pytest.mark.parametrize("text", ["my name", "a  'b' \"c\" $HOME ; & \\ *", " end ", ""])
@@ -328,112 +284,72 @@ def test_sweeps_mean_the_same_by_a_name_and_their_headers_count_their_runs():
         for run, argv in runs.items():
             assert words.setdefault(run, argv) == argv
         header = (ROOT / f"benchmark/{name}.sh").read_text().split("# shellcheck")[0].replace("\n#", "")
-        assert re.search(rf"\b{len(runs)} runs of ([12]M|60,000 to 1M|300,000)\s+steps", header), (name, len(runs))
+        assert re.search(rf"\b{len(runs)} runs of ", header), (name, len(runs))
 
 
 @pytest.mark.parametrize(
-    ("name", "task", "variants", "seeds"),
+    ("argv", "said"),
     [
-        ("reproduce", "Ant-v4", HEADLINE, 10),
-        ("reproduce", "LunarLander-v3", [*HEADLINE, "ppo"], 10),
-        ("reproduce", "Ant-v4", ["ppo"], 5),
-        ("breadth", "Hopper-v4", HEADLINE, 10),
-        ("breadth", "Humanoid-v4", HEADLINE, 5),
-        ("breadth", "BipedalWalker-v3", HEADLINE, 5),
-        ("length", "long-HalfCheetah-v4", HEADLINE, 5),
-        ("guidance", "Walker2d-v4", ["prefpoe", *(f"prefpoe-beta1-{x}" for x in (0, 1, 2, 4))], 5),
-        ("multimodal", "MultiGoal-v0", [f"prefpoe-modes-{x}" for x in ("1", "1-raised", "4", "4-raised")], 10),
-        ("multimodal", "Ant-v4", ["prefpoe", "prefpoe-modes-4"], 5),
-        ("sac", "sac-HalfCheetah-v4", ["sac", "prefpoe-sac", "prefpoe-sac-own"], 5),
-        (
-            "schedule",
-            "LunarLander-v3",
-            ["prefpoe", *(f"prefpoe-lambda-{x}" for x in ("falling", "rising", "guided"))],
-            5,
-        ),
+        (["--cells", "prefpoe_continuous:Ant-v4:num-envs=2", "--steps", "10000"], "12288"),
+        (["--cells", "prefpoe_continuous:Nope-v0"], "Nope"),
+        (["--cells", "ppo_baseline:Ant-v4:nosuch=3"], "nosuch"),
+        (["--cells", "ppo_baseline:Ant-v4:gamma=3"], "--gamma 3.0"),
+        (["--cells", "prefpoe_continuous:CartPole-v1"], "CartPole-v1"),
+        (["--peer", "no/such.py"], "--peer"),
+        (["--peer", __file__, "--peer-python", "no/such"], "--peer-python"),
     ],
 )
-def test_a_sweep_has_these_seeds_of_these_variants(name, task, variants, seeds):
-    runs = [run.split("__") for run in listed(name)]
-    for variant in variants:
-        assert [run[2] for run in runs if run[:2] == [task, variant]] == [str(seed) for seed in range(1, seeds + 1)]
-
-
-@pytest.mark.parametrize(
-    ("argv", "says"),
-    [
-        (["--cells", "prefpoe_continuous:Ant-v4", "--steps", "4096"], "--steps 4096: give at least 6144"),
-        (["--cells", "prefpoe_continuous:Ant-v4:num-envs=2", "--steps", "10000"], "--steps 10000: give at least 12288"),
-        (["--cells", "nope:HalfCheetah-v4"], "--cells nope:HalfCheetah-v4: give script:task"),
-        (["--cells", "prefpoe_continuous"], "--cells prefpoe_continuous: give script:task"),
-        (
-            ["--cells", "prefpoe_continuous:Nope-v0"],
-            "--cells prefpoe_continuous:Nope-v0: Environment `Nope` doesn't exist",
-        ),
-        (["--cells", "ppo_baseline:Ant-v4:nosuch=3"], "--cells ppo_baseline:Ant-v4:nosuch=3: Unrec"),
-        (["--cells", "ppo_baseline:Ant-v4:gamma=3"], "--cells ppo_baseline:Ant-v4:gamma=3: --gamma 3.0: give"),
-        (["--cells", "ppo_baseline:Ant-v4:num-steps=20480"], "--cells ppo_baseline:Ant-v4:num-steps=20480: give"),
-        (["--peer", "no/such.py"], "--peer no/such.py: there is no such file"),
-        (["--peer", __file__, "--peer-python", "no/such"], "--peer-python no/such: there is no such program"),
-        (["--peer", __file__, "--turns", "0"], "--turns 0 --peer-steps 20480: give at least 1 and 2048"),
-        (["--cells", "prefpoe_continuous:CartPole-v1"], "--env-id CartPole-v1: this script needs a flat Box"),
-    ],
-)
-def test_a_mistake_of_speed_is_one_line_and_exit_code_2(argv, says):
+def test_a_mistake_of_speed_is_one_line_and_exit_code_2(argv, said):
     command = [sys.executable, ROOT / "benchmark/speed.py", *argv]
     process = subprocess.run(command, env=options(), capture_output=True, text=True, timeout=120, check=False)
     assert (process.returncode, process.stdout) == (2, "")
-    assert process.stderr.startswith(f"error: {says}")
-    assert process.stderr.count("\n") == 1
+    assert process.stderr.count("\n") == 1 and said in process.stderr
 
 
-@pytest.mark.parametrize("script", (*SCRIPTS, "prefpoe_sac"))
-def test_speed_times_every_part_of_an_iteration(script, tmp_path):
-    """In a real training of that script, each part that the table has a column for takes time."""
-    task = "LunarLander-v3" if script == "prefpoe_lunarlander" else "InvertedPendulum-v4"
-    flags = ["--env-id", task, *FLAGS, "--total-timesteps", "128"]
-    parts = {"acting", "environment", "update", "diagnostics", "evaluation", "logging"}
-    if script == "prefpoe_sac":
-        flags = ["--env-id", task, "--total-timesteps", "512", "--num-steps", "64", "--no-compile", "--eval-every", "4"]
-        flags += ["--learning-starts", "256", "--minibatch-size", "64"]
-    else:
-        flags += ["--norm-obs", "--norm-reward"]
-        parts.add("normalisation")
-    program = f"""
-import collections, importlib, sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "benchmark")!r}, {str(ROOT / "open_questions")!r}]
-import speed
-script, totals = importlib.import_module({script!r}), collections.Counter()
-speed.timed(script, totals)
-assert script.main(script.parse_args({flags!r})) == 0
-print({{part for part, seconds in totals.items() if seconds > 0}})
-"""
-    command = [sys.executable, "-c", program]
-    process = subprocess.run(
-        command, check=False, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
+def python(program: str, folder: Path) -> list[str]:
+    """What a program prints that has benchmark/speed.py as speed."""
+    paths = [str(ROOT / name) for name in ("", "benchmark", "open_questions")]
+    argv = [sys.executable, "-c", f"import sys\nsys.path[:0] = {paths}\nimport speed\n{program}"]
+    return subprocess.check_output(argv, cwd=folder, env=environment(), text=True, timeout=120).splitlines()
+
+
+def test_speed_times_every_part_of_an_iteration(tmp_path):
+    """In a real training of each script, each part that the table has a column for takes time."""
+    small = [*FLAGS, "--total-timesteps", "128", "--norm-obs", "--norm-reward", "--env-id"]
+    of_sac = "--env-id InvertedPendulum-v4 --total-timesteps 512 --num-steps 64 --no-compile --eval-every 4"
+    runs = {script: [*small, "InvertedPendulum-v4"] for script in SCRIPTS}
+    runs["prefpoe_lunarlander"] = [*small, "LunarLander-v3"]
+    runs["prefpoe_sac"] = f"{of_sac} --learning-starts 256 --minibatch-size 64".split()
+    *_, found = python(
+        f"""
+import collections, importlib
+found = {{}}
+for name, flags in {runs!r}.items():
+    script, totals = importlib.import_module(name), collections.Counter()
+    speed.timed(script, totals)
+    script.main(script.parse_args(flags))
+    found[name] = {{part for part, seconds in totals.items() if seconds > 0}}
+print(found)""",
+        tmp_path,
     )
-    assert process.returncode == 0, process.stderr
-    assert eval(process.stdout.splitlines()[-1]) == parts
+    parts = {"acting", "environment", "update", "diagnostics", "evaluation", "logging"}
+    normal = {"normalisation"}
+    assert eval(found) == {name: parts if name == "prefpoe_sac" else parts | normal for name in runs}
 
 
 def test_a_peer_runs_in_turn_with_the_script_and_gets_the_flags_it_knows(tmp_path):
-    (tmp_path / "peer.py").write_text(
-        "import argparse\nparser = argparse.ArgumentParser()\n"
-        "for flag in ('env-id', 'seed', 'total-timesteps', 'gamma'):\n    parser.add_argument(f'--{flag}')\n"
-        f"print(vars(parser.parse_args()), file=open({str(tmp_path / 'asked')!r}, 'a'))\nprint('SPS: 1')\nprint('SPS: 2')\n"
-    )
+    code = f"""
+import argparse
+parser = argparse.ArgumentParser()
+for flag in ("env-id", "seed", "total-timesteps", "gamma"):
+    parser.add_argument(f"--{{flag}}")
+print(vars(parser.parse_args()), file=open({str(tmp_path / "asked")!r}, "a"))
+print("SPS: 1\\nSPS: 2")"""
+    (tmp_path / "peer.py").write_text(code)
     program = f"""
-import sys
-sys.path.insert(0, {str(ROOT / "benchmark")!r})
-import speed
 args = speed.Args(peer={str(tmp_path / "peer.py")!r}, peer_steps=512, turns=2)
-print(speed.against_peer("ppo_baseline:InvertedPendulum-v4:num-steps=256:no-compile:gamma=0.9", args))
-"""
-    process = subprocess.run(
-        [sys.executable, "-c", program], check=False, env=environment(), capture_output=True, text=True, timeout=120
-    )
-    assert process.returncode == 0, process.stderr
-    told = eval(process.stdout.splitlines()[-1], {"np": np})
+print(speed.against_peer("ppo_baseline:InvertedPendulum-v4:num-steps=256:update-epochs=1:no-compile:gamma=0.9", args))"""
+    told = eval(python(program, tmp_path)[-1], {"np": np})
     assert (told["peer"], told["peer_sps"]) == ("peer.py", 2)
     assert told["peer_ratio_range"][0] > 1
     asked = {"env_id": "InvertedPendulum-v4", "total_timesteps": "512", "gamma": "0.9"}
