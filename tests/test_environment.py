@@ -64,6 +64,7 @@ def make_learner(script, args):
                 value.fill_(0.3)
             elif name.startswith(("actor", "preference")):
                 value.mul_(100)
+    learner.obs_stats.update(np.random.default_rng(0).normal(size=(9, *learner.obs_stats.mean.shape)))
     learner.policy = script.numpy_policy
     return learner
 
