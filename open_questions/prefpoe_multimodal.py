@@ -131,7 +131,6 @@ class Mixture(NamedTuple):
 
     logits: torch.Tensor
     modes: Gaussian
-
     mean = property(lambda self: (self.log_weight.exp().unsqueeze(-1) * self.modes.mean).sum(-2))  # sum_k w_k mu_k
 
     @property
