@@ -14,7 +14,7 @@ A run taken in again replaces its row, all others stay. The picture is drawn ane
 
 import importlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -63,29 +63,33 @@ class Args:
 
 
 def load(folder: Path) -> tuple:
-    """A run's learner, and its arguments as its last iteration had them."""
+    """A run's learner and its environment, and its arguments as its last iteration had them."""
     args = script.parse_args(["--evaluate", str(folder)])
-    learner, progress = script.make_learner(args)
-    return learner, script.scheduled(args, progress["iteration"], progress["trust"])
+    env = script.make_env(args)
+    learner = script.Learner(env, args)
+    learner.load(folder, args)
+    return learner, env, replace(args, **script.schedule(args, learner))
 
 
 def sample_episodes(folder: Path, episodes: int, **start: tuple) -> tuple[list[int], list[float], list[np.ndarray]]:
     """Goal (-1: none), return and path (steps + 1, 2) of each sampled episode of a run, from `position` if given."""
-    learner, args = load(folder)
-    act = script.numpy_policy(learner.agent, args)
-    env, rng, goals, returns, paths = script.make_env(args.env_id), np.random.default_rng(args.seed), [], [], []
+    learner, env, args = load(folder)
+    act = script.torch_policy(learner.agent, args)
+    rng = np.random.default_rng(args.seed)
+    goals, returns, paths = [], [], []
     for episode in range(episodes):
-        (obs, info), path, episode_return, ended = env.reset(seed=2**30 + episode, options=start), [], 0.0, False
+        obs, info = env.reset(seed=2**30 + episode, options=start)
+        path, rewards, ended = [obs], [], False
         while not ended:
-            path.append(obs)
             noise = script.sample_noise(rng, (1,), env.action_space)
-            action = act(script.observe(obs[None], learner.obs_stats, update=False), noise)
-            action = script.clip_action(action[0], env.action_space)
-            obs, reward, terminated, truncated, info = env.step(action)
-            episode_return, ended = episode_return + reward, terminated or truncated
+            action = act(script.normalize_obs(obs[None], learner.obs_stats, args), noise)[0]
+            obs, reward, terminated, truncated, info = env.step(action.clip(-1, 1))
+            path.append(obs)
+            rewards.append(reward)
+            ended = terminated or truncated
         goals.append(info["goal"])
-        returns.append(episode_return)
-        paths.append(np.array([*path, obs]))
+        returns.append(sum(rewards))
+        paths.append(np.array(path))
     return goals, returns, paths
 
 
@@ -93,11 +97,12 @@ def sample_episodes(folder: Path, episodes: int, **start: tuple) -> tuple[list[i
 def modes_at_the_start(folder: Path) -> dict[str, float]:
     """In the middle: exp of the entropy of the acting policy's weights, and how many goals its modes point at, of those
     with a weight of 0.05 or more."""
-    learner, args = load(folder)
-    obs = script.observe(np.zeros((1, 2), np.float32), learner.obs_stats, update=False)
-    main, pref, _ = learner.agent(torch.from_numpy(obs).float())
+    learner, _, args = load(folder)
+    obs = script.normalize_obs(np.zeros((1, 2)), learner.obs_stats, args)
+    main, pref, _ = learner.agent(torch.from_numpy(obs))
     fused = script.fuse(main, pref, args)
-    log_w, mean = fused.log_weight[0], fused.modes.mean[0].numpy()
+    log_w = fused.log_weight[0]
+    mean = fused.modes.mean[0].numpy()
     aims = (mean @ script.MultiGoal.GOALS.T).argmax(-1)[log_w.exp().numpy() >= 0.05]
     return {"modes_start": (-(log_w.exp() * log_w).sum()).exp().item(), "goals_start": len({*aims.tolist()})}
 

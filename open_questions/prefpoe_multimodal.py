@@ -1,47 +1,41 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["torch==2.13.0", "gymnasium[mujoco,box2d]==1.4.0", "mujoco<4.1", "numpy>=2.2", "tyro>=1.0", "tqdm>=4.67", "filelock>=3.16", "wandb>=0.31"]
+# dependencies = ["torch==2.13.0", "gymnasium[mujoco]==1.4.0", "gymnasium[box2d]==1.4.0; python_version < '3.14'", "mujoco<4.1", "numpy>=2.2", "tyro>=1.0", "filelock>=4.1", "wandb>=0.31"]
 # ///
 """PrefPoE with a preference of several modes: does it scale to them? (An open question of arXiv 2511.08241.)
 
     python open_questions/prefpoe_multimodal.py --total-timesteps 60000    # train on MultiGoal-v0, evaluate, save
-    python open_questions/prefpoe_multimodal.py --resume runs/<run>                        # go on
-    python open_questions/prefpoe_multimodal.py --evaluate runs/<run>                      # evaluate only
-    python open_questions/prefpoe_multimodal.py --help                                     # every option
+    python open_questions/prefpoe_multimodal.py --resume runs/<run>        # go on after an interruption
+    python open_questions/prefpoe_multimodal.py --evaluate runs/<run>      # evaluate only
 
 This is prefpoe_continuous.py with a preference expert pi_p that is a mixture of K = --num-modes Gaussians. So is its
-product with the main expert pi_theta, the fused policy pi_f that acts; evaluations act with the mean of its heaviest
-mode. New are `Mixture`, the weights in `fuse` and `shares`, the preference's heads in `Agent`, sampling in
-`numpy_policy` and `sample_noise`, what `compare` and `failure_signatures` look at, and the environment `MultiGoal`;
-there is no linear fusion, since the main expert has no modes to average theirs with. With K = 1 and the same noise it
-trains as prefpoe_continuous.py does.
+product with the main expert pi_theta, the fused policy pi_f that acts. With K = 1 and the same noise the two train
+alike. The method stands above the line `== Below`, but for `sample_noise`, which chooses a mode, and `MultiGoal`.
 """
 
 from __future__ import annotations
 
-import copy
-import difflib
-import importlib
+import csv
 import io
 import json
 import math
 import os
+import random
 import re
 import signal
 import sys
 import time
 import warnings
-import zlib
 from collections import namedtuple
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, make_dataclass, replace
-from importlib.metadata import version
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import torch
 import tyro
@@ -49,24 +43,19 @@ from filelock import FileLock, Timeout
 from torch import nn
 from torch.func import functional_call, grad_and_value
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from tqdm import tqdm
 
 
 @dataclass(frozen=True)
-class Run:
+class Args:
     env_id: str = "MultiGoal-v0"  # Gymnasium id of the environment, or module:id, where the module registers it
     seed: int = 1  # seed of training: environments, initial weights, noise; evaluations always start alike
     total_timesteps: int = 1_000_000  # environment steps to train for, over all environments; in whole iterations
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's name
-    run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time>-<ns>)
-    resume: str | None = None  # run folder to go on with; only Logging, cuda and compile may differ from its own
+    run_name: str = ""  # folder under runs/ (default: <env_id>__<exp_name>__<seed>__<unix time in ns>)
+    resume: str | None = None  # run folder to go on with; flags given beside it replace the run's own
     evaluate: str | None = None  # run folder or checkpoint to evaluate, without training
-    cuda: bool = False  # update on the GPU (acting stays on the CPU, where a network of this size is faster)
-    compile: bool = True  # compile the update with torch.compile; without a C++ compiler it runs eagerly
-
-
-@dataclass(frozen=True)
-class PPO:
+    compile: bool = True  # compile the update with torch.compile; where that fails it runs eagerly
+    # PPO
     learning_rate: float = 3e-4  # Adam's learning rate
     anneal_lr: bool = True  # let the learning rate fall linearly to 0
     num_envs: int = 1  # environments stepped in turn
@@ -75,16 +64,14 @@ class PPO:
     gae_lambda: float = 0.95  # lambda of generalized advantage estimation
     num_minibatches: int = 32  # minibatches an epoch
     update_epochs: int = 10  # passes over each batch
+    target_kl: float | None = None  # no further pass once the mean approx_kl of one is above this
     clip_coef: float = 0.2  # epsilon of the clipped surrogate and of the clipped value loss
     ent_coef: float = 0.0  # weight of the entropy bonus
     vf_coef: float = 0.5  # weight of the value loss
     max_grad_norm: float = 0.5  # largest norm of the gradient
     norm_obs: bool = True  # normalise observations by running statistics and clip them to +-10
     norm_reward: bool = True  # divide rewards by the running std of the discounted return and clip them to +-10
-
-
-@dataclass(frozen=True)
-class Preference:
+    # Preference
     num_modes: int = 4  # K, the modes of the preference, up to 64: memory and time grow with its square
     fusion: Literal["poe", "none"] = "poe"  # pi_f: the experts' product, or pi_theta alone
     lambda_pref: float = 1.0  # lambda, the weight of the preference in the fusion; tried here: 1 and 8
@@ -96,35 +83,20 @@ class Preference:
     anneal_pref: bool = False  # let alpha and w_cons fall linearly to 0
     logstd_init: float = -1.0  # log std of both experts at the start; their product's, with lambda 1, is 0.35 less
     advantage_noise: float = 0.0  # std of the Gaussian noise added to A_norm, the advantages that the preference sees
-
-
-@dataclass(frozen=True)
-class Logging:
+    # Logging
     eval_every: int = 25  # iterations between two evaluations, 3 episodes each (0: never)
     eval_episodes: int = 10  # episodes of the evaluation at the end
     eval_deterministic: bool = True  # evaluate the mean of the heaviest mode rather than samples
-    capture_video: bool = False  # film the evaluation at the end as mp4 (needs moviepy)
-    video_episodes: int = 1  # episodes to film
-    checkpoint_every: int = 10  # iterations between two checkpoints
+    capture_video: bool = False  # at the end, film an episode of the trained policy as mp4 (needs moviepy)
     track: bool = False  # log to Weights & Biases
     wandb_project_name: str = "prefpoe"  # project there; group and tags come from WANDB_RUN_GROUP and WANDB_TAGS
     wandb_entity: str | None = None  # team there
 
-
-@dataclass(frozen=True)
-class Args(Logging, Preference, PPO, Run):
-    """Every option; --help shows them in these groups."""
-
-    @property
-    def batch_size(self) -> int:
-        return self.num_envs * self.num_steps
-
-    @property
-    def num_iterations(self) -> int:
-        return self.total_timesteps // self.batch_size
+    batch_size = property(lambda self: self.num_envs * self.num_steps)
+    num_iterations = property(lambda self: self.total_timesteps // self.batch_size)
 
 
-STD_BOUNDS = 1e-3, 2.0  # of the std that `fuse` gives, and of the preference's
+STD_BOUNDS = 1e-3, 2.0  # of the fused std and of the preference's
 
 
 class Gaussian(NamedTuple):
@@ -142,6 +114,10 @@ class Gaussian(NamedTuple):
         """Sum over the action's dimensions of log(std sqrt(2 pi e)): (batch,)."""
         return (self.std.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
+    def sample(self, noise):
+        """The action that standard normal noise (batch, action_dim) makes, or noise 0, the mode; of arrays too."""
+        return self.mean + self.std * noise
+
     def kl(self, other: Gaussian) -> torch.Tensor:
         """KL(self || other) in closed form: (batch,)."""
         variance_ratio = (self.std / other.std) ** 2
@@ -151,24 +127,18 @@ class Gaussian(NamedTuple):
 
 class Mixture(NamedTuple):
     """K Gaussians, the modes: logits of their weights w (batch, K), mean and std of each (batch, K, action_dim).
-
-    `mean` and `std` are those of the mixture as a whole; what `modes` computes is of each mode, (batch, K).
-    """
+    `mean` and `std` are those of the mixture as a whole. What `modes` computes is of each mode, (batch, K)."""
 
     logits: torch.Tensor
     modes: Gaussian
+    mean = property(lambda self: (self.log_weight.exp().unsqueeze(-1) * self.modes.mean).sum(-2))  # sum_k w_k mu_k
 
     @property
     def log_weight(self) -> torch.Tensor:
-        """log w: (batch, K), of a tensor or of a numpy array."""
+        """log w: (batch, K), of a tensor or of an array."""
         if isinstance(self.logits, np.ndarray):
             return self.logits - np.logaddexp.reduce(self.logits, axis=-1, keepdims=True)
         return self.logits.log_softmax(-1)
-
-    @property
-    def mean(self) -> torch.Tensor:
-        """sum_k w_k mu_k: (batch, action_dim)."""
-        return (self.log_weight.exp().unsqueeze(-1) * self.modes.mean).sum(-2)
 
     @property
     def std(self) -> torch.Tensor:
@@ -181,25 +151,34 @@ class Mixture(NamedTuple):
         return (self.log_weight + self.modes.log_prob(action.unsqueeze(-2))).logsumexp(-1)
 
     def entropy(self) -> torch.Tensor:
-        """sum_k w_k (H_k - log sum_j w_j exp(-KL(mode k || mode j))): (batch,).
-
-        An upper bound (Kolchinsky & Tracey 2017, arXiv 1706.02419, eq. 10 with the KL divergence), exact for one mode,
-        for modes that are all the same and in the limit of modes far apart; there is no closed form.
-        """
-        one, other = (Gaussian(*(x.unsqueeze(dim) for x in self.modes)) for dim in (-2, -3))
+        """sum_k w_k (H_k - log sum_j w_j exp(-KL(mode k || mode j))): (batch,). An upper bound, exact for one mode,
+        equal modes and modes far apart (Kolchinsky & Tracey 2017, arXiv 1706.02419, eq. 10 with the KL divergence)."""
+        one = Gaussian(self.modes.mean.unsqueeze(-2), self.modes.std.unsqueeze(-2))
+        other = Gaussian(self.modes.mean.unsqueeze(-3), self.modes.std.unsqueeze(-3))
         near = (self.log_weight.unsqueeze(-2) - one.kl(other)).logsumexp(-1)
         return (self.log_weight.exp() * (self.modes.entropy() - near)).sum(-1)
 
-    def kl(self, other: Mixture) -> torch.Tensor:
-        """KL(w || v) + sum_k w_k KL(mode k of self || mode k of other) with other's weights v: (batch,).
+    def sample(self, noise):
+        """The action that `sample_noise` (batch, action_dim + 1) makes, or 0, the heaviest mode's mean; of arrays too."""
+        xp = np if isinstance(self.logits, np.ndarray) else torch
+        if np.ndim(noise) == 0:
+            chosen = self.logits.argmax(-1)
+        else:  # the first mode up to which the weights sum to more than the uniform number
+            chosen = (xp.exp(self.log_weight).cumsum(-1)[:, :-1] <= noise[..., -1:]).sum(-1)
+            noise = noise[..., :-1]
+        mean, std = self.modes
+        rows = xp.arange(len(mean))
+        return Gaussian(mean[rows, chosen], xp.broadcast_to(std, mean.shape)[rows, chosen]).sample(noise)
 
-        An upper bound on KL(self || other), by the chain rule: it is the KL of the pairs (mode, action), which cannot
-        grow where the mode is forgotten. There is no closed form, but the bound is exact for one mode, and of the
-        fused policy against the preference with lambda = 1, as in L_cons: an action is of each mode equally likely in
-        both. A Gaussian against a mixture is split into copies of itself, in the shares that make the bound least.
-        Where modes overlap it is loose, most so with lambda = 0, where all fused modes are the same.
-        """
-        log_w, log_v, kl = self.log_weight, other.log_weight, self.modes.kl(other.modes)
+    def kl(self, other: Mixture) -> torch.Tensor:
+        """KL(w || v) + sum_k w_k KL(mode k of self || mode k of other) with other's weights v: (batch,). An upper bound
+        by the chain rule: it is the KL of the pairs (mode, action), which cannot grow where the mode is forgotten. It is
+        exact for one mode, and of the fused policy against the preference with lambda = 1, as in L_cons: there an
+        action is of each mode equally likely in both. Where modes overlap it is loose. A Gaussian against a mixture is
+        split into copies of itself, with weights that make the bound least."""
+        log_w = self.log_weight
+        log_v = other.log_weight
+        kl = self.modes.kl(other.modes)
         if log_w.shape[-1] == 1:
             return -(log_v - kl).logsumexp(-1)
         if log_v.shape[-1] == 1:
@@ -208,77 +187,54 @@ class Mixture(NamedTuple):
 
 
 def fuse(main: Mixture, pref: Mixture, args: Args) -> Mixture:
-    """The fused policy pi_f, of tensors in the losses and of numpy arrays in acting; main has one mode.
+    """The fused policy pi_f, per action dimension; of tensors, in `numpy_policy` of arrays; main has one mode.
 
     poe:     pi_f proportional to pi_theta sum_k w_k N(mu_k, s_k^2/lambda): lambda sharpens each mode, but not the
-             weights, so that only with lambda = 1 or K = 1 it is pi_theta pi_p^lambda. Mode by mode and per action
-             dimension 1/s_f,k^2 = 1/s_theta^2 + lambda/s_k^2 and mu_f,k = s_f,k^2 (mu_theta/s_theta^2 + lambda
-             mu_k/s_k^2), and the weights become proportional to w_k prod_d N(mu_theta; mu_k, s_theta^2 + s_k^2/lambda),
-             the experts' overlap.
-    none:    the main expert alone.
-    s_f,k is kept within STD_BOUNDS, except with none.
+             weights, so that only with lambda = 1 or K = 1 it is pi_theta pi_p^lambda. Mode by mode
+             1/s_f,k^2 = 1/s_theta^2 + lambda/s_k^2 and mu_f,k = s_f,k^2 (mu_theta/s_theta^2 + lambda mu_k/s_k^2), and
+             the weights become proportional to w_k prod_d N(mu_theta; mu_k, s_theta^2 + s_k^2/lambda), the overlap.
+    none:    the main expert alone; only with w_pref = w_cons = 0 is no preference trained either.
     """
     if args.fusion == "none":
         return main
-    main_share, pref_share, std, precision, log_height = shares(main.modes.std, pref.modes.std, args)
-    log_overlap = log_height - 0.5 * (precision * (main.modes.mean - pref.modes.mean) ** 2).sum(-1)
-    mean = main_share * main.modes.mean + pref_share * pref.modes.mean
-    return Mixture(pref.logits + log_overlap, Gaussian(mean, std))
-
-
-def remember(function: Callable) -> Callable:
-    """Keep the last result for numpy arrays: stds change once an iteration, anew at every step cost 6 % of a run."""
-    last = [None] * 4
-
-    def call(main_std, pref_std, args):
-        if isinstance(main_std, torch.Tensor):
-            return function(main_std, pref_std, args)
-        if not (main_std is last[0] and pref_std is last[1] and args is last[2]):
-            last[:] = main_std, pref_std, args, function(main_std, pref_std, args)
-        return last[3]
-
-    return call
-
-
-@remember
-def shares(main_std, pref_std, args: Args) -> tuple:
-    """What each expert's mean counts in the fused one, the fused std, and the overlap's 1/variance and log height.
-
-    The height is without (2 pi/lambda)^(-action_dim/2), which all modes have in common and lambda = 0 has not.
-    """
-    xp = torch if isinstance(main_std, torch.Tensor) else np
-    main_precision, pref_precision = main_std**-2, args.lambda_pref * pref_std**-2
-    precision, variance = main_precision + pref_precision, args.lambda_pref * main_std**2 + pref_std**2
-    fused = main_precision / precision, pref_precision / precision, (precision**-0.5).clip(*STD_BOUNDS)
-    return *fused, args.lambda_pref / variance, -0.5 * xp.log(variance).sum(-1)
+    xp = np if isinstance(main.logits, np.ndarray) else torch
+    main_mean, main_std = main.modes
+    pref_mean, pref_std = pref.modes
+    main_precision = main_std**-2
+    pref_precision = args.lambda_pref * pref_std**-2
+    precision = main_precision + pref_precision
+    variance = args.lambda_pref * main_std**2 + pref_std**2  # lambda times the overlap's, so that lambda may be 0
+    square = args.lambda_pref / variance * (main_mean - pref_mean) ** 2
+    log_overlap = -0.5 * xp.log(variance).sum(-1) - 0.5 * square.sum(-1)  # but for what all modes have in common
+    mean = main_precision / precision * main_mean + pref_precision / precision * pref_mean
+    return Mixture(pref.logits + log_overlap, Gaussian(mean, (precision**-0.5).clip(*STD_BOUNDS)))
 
 
 class Agent(nn.Module):
     """One backbone with three heads: main expert pi_theta, preference expert pi_p, and value.
 
-    The modes of the preference start apart, since modes that are equal have equal gradients and stay so: in every
-    dimension the biases of their means are spread evenly over +-1, in a random order (a Latin hypercube).
-    """
+    Modes that are equal have equal gradients and stay so. So they start apart: in each action dimension the biases of
+    their means are spread evenly over +-1, in a random order (a Latin hypercube)."""
 
-    def __init__(self, obs_dim: int, action_space: gym.spaces.Box, num_modes: int, logstd_init: float = -1.0):
+    def __init__(self, obs_dim: int, action_space: gym.spaces.Box, args: Args):
         super().__init__()
+        K = args.num_modes
         action_dim = action_space.shape[0]
-        self.backbone = make_backbone(obs_dim)
-        self.critic = layer_init(nn.Linear(64, 1), 1.0)
-        self.actor_mean = layer_init(nn.Linear(64, action_dim), 0.01)
-        self.actor_logstd = nn.Parameter(torch.full((1, action_dim), logstd_init))
-        self.preference_mean = layer_init(nn.Linear(64, num_modes * action_dim), 0.01)
-        self.preference_logstd = nn.Parameter(torch.full((num_modes, action_dim), logstd_init))
-        self.preference_logits = layer_init(nn.Linear(64, num_modes), 0.01)
-        orders = torch.stack([torch.randperm(num_modes) for _ in range(action_dim)], dim=1)
-        self.preference_mean.bias.data = (2 * orders.flatten() + 1) / num_modes - 1
-        self.register_buffer("action_range", torch.tensor(action_space.high - action_space.low), persistent=False)
+        self.backbone = nn.Sequential(linear(obs_dim, 64), nn.Tanh(), linear(64, 64), nn.Tanh())
+        self.critic = linear(64, 1, gain=1.0)
+        self.actor_mean = linear(64, action_dim, gain=0.01)
+        self.actor_logstd = nn.Parameter(torch.full((1, action_dim), args.logstd_init))
+        self.preference_mean = linear(64, K * action_dim, gain=0.01)
+        self.preference_logstd = nn.Parameter(torch.full((K, action_dim), args.logstd_init))
+        self.preference_logits = linear(64, K, gain=0.01)
+        orders = torch.stack([torch.randperm(K) for _ in range(action_dim)], dim=1)
+        self.preference_mean.bias.data = (2 * orders.flatten() + 1) / K - 1
 
     def forward(self, obs: torch.Tensor) -> tuple[Mixture, Mixture, torch.Tensor]:
         """obs (batch, obs_dim) -> main expert, of one mode, preference expert, value (batch,)."""
-        hidden, shape = self.backbone(obs), (len(obs), *self.preference_logstd.shape)
-        main_mean, pref_mean = torch.tanh(self.actor_mean(hidden)), torch.tanh(self.preference_mean(hidden))
-        main_mean, pref_mean = main_mean.unsqueeze(-2), pref_mean.view(shape)
+        hidden = self.backbone(obs)
+        main_mean = torch.tanh(self.actor_mean(hidden)).unsqueeze(-2)
+        pref_mean = torch.tanh(self.preference_mean(hidden)).view(len(obs), *self.preference_logstd.shape)
         main = Gaussian(main_mean, self.actor_logstd.exp().expand_as(main_mean))
         pref = Gaussian(pref_mean, self.preference_logstd.exp().clip(*STD_BOUNDS).expand_as(pref_mean))
         main = Mixture(torch.zeros_like(main_mean[..., 0]), main)
@@ -287,68 +243,49 @@ class Agent(nn.Module):
 
 # One iteration's data, each (batch, ...): log_prob is of the policy that acted, A_norm what L_pref weighs actions by.
 Batch = namedtuple("Batch", "obs action log_prob value advantage returns A_norm")
-# Means over a minibatch; `loss` is what is minimised.
-Losses = namedtuple("Losses", "loss policy_loss value_loss approx_kl clipfrac pref_loss cons_loss")
+# Transitions, each (num_steps, num_envs, ...), obs normalised; next_obs at an episode's end is that episode's last one.
+Rollout = namedtuple("Rollout", "obs action noise reward next_obs terminated done")
 
 
-def normalized(advantage: torch.Tensor) -> torch.Tensor:
-    """Mean 0, std 1: over a minibatch for the surrogate, as PPO does, and over the whole batch for L_pref (A_norm)."""
-    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-
-
-def ppo_loss(policy, value: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, dict]:
-    """vf_coef * clipped value loss - clipped surrogate - ent_coef * entropy (Schulman et al. 2017).
-
-    `policy` is the one that acts, at new weights. Returns that sum and its parts: policy_loss,
-    value_loss, approx_kl (the k3 estimator of Schulman 2020), clipfrac.
-    """
-    log_ratio = policy.log_prob(batch.action) - batch.log_prob
-    ratio, advantage = log_ratio.exp(), normalized(batch.advantage)
-    clipped_ratio = ratio.clip(1 - args.clip_coef, 1 + args.clip_coef)
-    policy_loss = -torch.min(advantage * ratio, advantage * clipped_ratio).mean()
-
-    clipped_value = batch.value + (value - batch.value).clip(-args.clip_coef, args.clip_coef)
-    value_loss = 0.5 * torch.max((value - batch.returns) ** 2, (clipped_value - batch.returns) ** 2).mean()
-
-    loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * policy.entropy().mean()
-    clipfrac = ((ratio - 1).abs() > args.clip_coef).float().mean()
-    approx_kl = (ratio - 1 - log_ratio).mean()
-    return loss, dict(policy_loss=policy_loss, value_loss=value_loss, approx_kl=approx_kl, clipfrac=clipfrac)
-
-
-def preference_loss(pref, action: torch.Tensor, A_norm: torch.Tensor, beta1: float, alpha: float) -> torch.Tensor:
+def preference_loss(pref: Mixture, batch: Batch, args: Args) -> torch.Tensor:
     """L_pref = -beta_1 E[A_norm log pi_p(a|s)] - alpha E[H(pi_p)].
 
-    Theorem 1: where the actions are always drawn anew from pi_p itself, the fixed point is the Boltzmann
-    distribution, proportional to exp(beta_1 A / alpha). Here pi_f draws them, so that holds only approximately.
-    On one batch log pi_p of an action with A_norm < 0 falls as far as the network lets it. L_cons ties pi_p to
-    pi_f, and only the clipped surrogate holds pi_f, by a limited force: on MuJoCo beta_1 w_pref = 0.2 is too much.
+    Theorem 1: were the actions drawn from pi_p itself, and not from pi_f, its fixed point would be the Boltzmann
+    distribution, proportional to exp(beta_1 A / alpha). On MuJoCo beta_1 w_pref = 0.2 breaks training.
     """
-    return -beta1 * (A_norm * pref.log_prob(action)).mean() - alpha * pref.entropy().mean()
+    return -args.beta1 * (batch.A_norm * pref.log_prob(batch.action)).mean() - args.alpha * pref.entropy().mean()
 
 
-def total_loss(agent_output: tuple, batch: Batch, args: Args) -> Losses:
+def total_loss(agent_output: tuple, batch: Batch, args: Args) -> dict[str, torch.Tensor]:
     """L_total = L_PPO(pi_f) + w_pref L_pref + w_cons L_cons, with L_cons = E[KL(pi_f || pi_p)].
 
-    The gradient of L_cons reaches both experts. Where the surrogate holds pi_f still, Gaussian experts of the product
-    that the advantages tell nothing settle at s_f^2 = (1 - alpha w_pref / w_cons) s_p^2, if below s_p^2 / lambda, and
-    there the two terms are worth an entropy bonus of weight alpha w_pref; if alpha w_pref >= w_cons, s_p only grows.
+    L_PPO = clipped surrogate + vf_coef * clipped value loss - ent_coef * entropy (Schulman et al. 2017).
+    The gradient of L_cons reaches both experts. Experts that the advantages tell nothing come to rest where
+    s_f^2 = (1 - alpha w_pref / w_cons) s_p^2, if below s_p^2 / lambda, as if under an entropy bonus of alpha w_pref.
     """
     main, pref, value = agent_output
     fused = fuse(main, pref, args)
-    loss, parts = ppo_loss(fused, value, batch, args)
-    pref_loss = preference_loss(pref, batch.action, batch.A_norm, args.beta1, args.alpha)
+    log_ratio = fused.log_prob(batch.action) - batch.log_prob
+    ratio = log_ratio.exp()
+    advantage = (batch.advantage - batch.advantage.mean()) / (batch.advantage.std() + 1e-8)
+    clipped_ratio = ratio.clip(1 - args.clip_coef, 1 + args.clip_coef)
+    policy_loss = -torch.min(advantage * ratio, advantage * clipped_ratio).mean()
+    clipped_value = batch.value + (value - batch.value).clip(-args.clip_coef, args.clip_coef)
+    value_loss = 0.5 * torch.max((value - batch.returns) ** 2, (clipped_value - batch.returns) ** 2).mean()
+    approx_kl = (ratio - 1 - log_ratio).mean()  # the k3 estimator of http://joschu.net/blog/kl-approx.html
+    clipfrac = ((ratio - 1).abs() > args.clip_coef).float().mean()
+    loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * fused.entropy().mean()
+    pref_loss = preference_loss(pref, batch, args)
     cons_loss = fused.kl(pref).mean()
     loss = loss + args.w_pref * pref_loss + args.w_cons * cons_loss
-    return Losses(loss, pref_loss=pref_loss, cons_loss=cons_loss, **parts)
+    losses = dict(loss=loss, policy_loss=policy_loss, value_loss=value_loss, approx_kl=approx_kl, clipfrac=clipfrac)
+    return losses | dict(pref_loss=pref_loss, cons_loss=cons_loss)
 
 
 def gae(rewards, values, next_values, terminated, done, gamma: float, gae_lambda: float) -> np.ndarray:
     """Generalized advantage estimation (Schulman et al. 2016); all arrays (num_steps, num_envs).
-
     delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t);  A_t = delta_t + gamma lambda (1 - done_t) A_t+1
-    s'_t is the state that really followed, at an episode's end its final observation: only a
-    termination zeroes the bootstrap, and no sum runs across an episode's end.
+    s'_t is the state that really followed. Only a termination zeroes its value; no sum runs across an episode's end.
     """
     advantages = rewards + gamma * np.where(terminated, 0.0, next_values) - values
     decay = np.where(done, 0.0, gamma * gae_lambda)
@@ -357,249 +294,296 @@ def gae(rewards, values, next_values, terminated, done, gamma: float, gae_lambda
     return advantages
 
 
-def scheduled(args: Args, iteration: int, trust: float) -> Args:
-    """The arguments of one iteration: those named in SCHEDULED change over training.
-
-    `trust`, the running mean of the critic's explained variance within [0, 1], from 0, is what a guided lambda follows.
-    """
-    remaining = 1 - (iteration - 1) / args.num_iterations  # 1 at first, 0 after the last one
-    lr, pref = (remaining if anneal else 1.0 for anneal in (args.anneal_lr, args.anneal_pref))
-    share = {"constant": 1.0, "falling": remaining, "rising": 1 - remaining, "guided": trust}[args.lambda_schedule]
-    now = dict(alpha=args.alpha * pref, w_cons=args.w_cons * pref, lambda_pref=args.lambda_pref * share)
-    now["learning_rate"] = args.learning_rate * lr
-    return replace(args, **now)
-
-
-SCHEDULED = ("learning_rate", "alpha", "w_cons", "lambda_pref")
+def schedule(args: Args, learner: Learner) -> dict[str, float]:
+    """The arguments that change over training, for acting and for the losses, whichever stand here."""
+    remaining = 1 - min(learner.iteration, args.num_iterations - 1) / args.num_iterations  # 1 at first, never 0
+    factor = {"constant": 1.0, "falling": remaining, "rising": 1 - remaining, "guided": learner.explained_variance}
+    return {
+        "learning_rate": args.learning_rate * (remaining if args.anneal_lr else 1.0),
+        "alpha": args.alpha * (remaining if args.anneal_pref else 1.0),
+        "w_cons": args.w_cons * (remaining if args.anneal_pref else 1.0),
+        "lambda_pref": args.lambda_pref * factor[args.lambda_schedule],
+    }
 
 
-def main(args: Args) -> int:
-    """Train, or only evaluate; returns the exit code. The loop is Algorithm 1."""
-    learner, progress = make_learner(args)
-    if args.evaluate:
-        return evaluate_only(learner, progress, args)
-    agent, params, adam, obs_stats, return_stats, rng = learner
-    envs, log, step = VecEnv(args.env_id, args.num_envs), Log(learner, progress, args), make_step(agent, args)
-    obs, discounted = first_obs(envs, obs_stats, progress["iteration"], args), np.zeros(args.num_envs)
-    for iteration in range(progress["iteration"] + 1, args.num_iterations + 1):  # Algorithm 1
-        now = scheduled(args, iteration, progress["trust"])
-        rollout, obs, episodes = collect(envs, obs, numpy_policy(agent, now), obs_stats, rng, now)
-        rewards = scale_rewards(rollout.reward, rollout.done, return_stats, discounted, now.gamma)
-        batch, diagnostics = make_batch(agent, rollout, rewards, rng, now)
-        losses = update(step, params, adam, batch, rng, now)
-        progress["trust"] += 0.1 * (min(max(0.0, diagnostics["explained_variance"]), 1.0) - progress["trust"])
-        log.end_iteration(iteration, episodes, losses, diagnostics, now)
-    return log.end_run(scheduled(args, args.num_iterations, progress["trust"]))
+def train(envs: VecEnv, learner: Learner, log: Log, args: Args) -> None:
+    """Act, estimate advantages, update, log; in PrefPoE, this is Algorithm 1."""
+    step = make_step(learner.agent, args)
+    discounted_returns = np.zeros(args.num_envs)
+    obs = normalize_obs(envs.reset(args.seed, learner.iteration), learner.obs_stats, args, update=True)
+    try:
+        numpy_policy(learner.agent, args)(obs, 0.0)
+        learner.policy = numpy_policy  # as long as `acted_by_agent` finds no difference
+    except Exception as error:  # noqa: BLE001
+        print(f"acting in torch, about 2.4 times slower: numpy_policy does not fit Agent.forward ({error!r})")
+    while learner.iteration < args.num_iterations:
+        coefficients = schedule(args, learner)
+        scheduled = replace(args, **coefficients)
+        act = learner.policy(learner.agent, scheduled)
+        rollout, obs, episodes = collect(envs, obs, act, learner.obs_stats, learner.rng, scheduled)
+        if not acted_by_agent(rollout, learner, scheduled):
+            continue  # the iteration again, now with torch_policy
+        rewards = scale_rewards(rollout.reward, rollout.done, learner.return_stats, discounted_returns, scheduled)
+        batch, diagnostics = make_batch(learner, rollout, rewards, scheduled)
+        losses = update(step, learner, batch, coefficients, scheduled)
+        learner.explained_variance += 0.1 * (max(0.0, diagnostics["explained_variance"]) - learner.explained_variance)
+        learner.iteration += 1
+        log.end_iteration(episodes, losses, diagnostics, scheduled)
 
 
-# Transitions, each (num_steps, num_envs, ...); obs and next_obs as the network sees them.
-Rollout = namedtuple("Rollout", "obs action reward next_obs terminated done")
-
-
-def collect(envs: VecEnv, obs: np.ndarray, act: Callable, obs_stats, rng, args: Args) -> tuple:
-    """Act for `num_steps` steps from `obs` (num_envs, obs_dim), as the network sees it.
-
-    Returns the rollout, the observation to go on from, and (return, length) in the environment's own
-    rewards of each episode that ended.
-    """
-    noise = sample_noise(rng, (args.num_steps, args.num_envs), envs.single_action_space)
-    steps, episodes = [], []
+def collect(envs: VecEnv, obs: np.ndarray, act: Callable, obs_stats: RunningMeanStd, rng, args: Args) -> tuple:
+    """Act for `num_steps` steps from `obs` (num_envs, obs_dim). Returns the rollout, the observation to go on from,
+    and (return, length) of each episode that ended, in the environment's own rewards."""
+    noise = sample_noise(rng, (args.num_steps, args.num_envs), envs.action_space)
+    transitions = []
+    episodes = []
     for t in range(args.num_steps):
         action = act(obs, noise[t])
-        raw_obs, *outcome, info = envs.step(clip_action(action, envs.action_space))
-        new_obs = next_obs = observe(raw_obs, obs_stats, update=True)
-        if info["final_obs"]:
-            next_obs = new_obs.copy()
-            for i, final_obs in info["final_obs"].items():
-                next_obs[i] = observe(final_obs[None], obs_stats, update=False)
-            episodes += info["episodes"]
-        steps.append((obs, action, next_obs, *outcome))
+        new_obs, reward, terminated, done, final_obs, ended = envs.step(action)
+        new_obs = normalize_obs(new_obs, obs_stats, args, update=True)
+        next_obs = new_obs.copy()
+        for i, last_obs in final_obs.items():
+            next_obs[i] = normalize_obs(last_obs[None], obs_stats, args)
+        episodes += ended
+        transitions.append((obs, action, noise[t], reward, next_obs, terminated, done))
         obs = new_obs
-    # Arrays are made at the end: allocated before, they leave a heap that torch's buffers fragment, 2 MB an iteration.
-    seen, action, next_obs, reward, terminated, truncated = map(np.array, zip(*steps, strict=True))
-    return Rollout(seen, action, reward, next_obs, terminated, terminated | truncated), obs, episodes
+    # Arrays are made only now: if allocated before the loop, memory fragments and grows by 2 MB an iteration.
+    return Rollout._make(np.array(column) for column in zip(*transitions)), obs, episodes
 
 
 @torch.no_grad()
-def make_batch(agent: Agent, rollout: Rollout, rewards: np.ndarray, rng, args: Args) -> tuple[Batch, dict[str, float]]:
+def make_batch(learner: Learner, rollout: Rollout, rewards: np.ndarray, args: Args) -> tuple[Batch, dict[str, float]]:
     """Values, log-probabilities and advantages of a whole rollout in one pass, and its diagnostics."""
-    device = next(agent.parameters()).device
-    obs, action, next_obs = (
-        torch.from_numpy(x).to(device).flatten(0, 1) for x in (rollout.obs, rollout.action, rollout.next_obs)
-    )
-    main, pref, value = agent(obs)
-    _, _, next_value = agent(next_obs)
-    values, next_values = (x.cpu().numpy().reshape(rewards.shape) for x in (value, next_value))
-    advantages = gae(rewards, values, next_values, rollout.terminated, rollout.done, args.gamma, args.gae_lambda)
-    advantage = torch.from_numpy(advantages.astype(np.float32)).to(device).flatten()
-    A_norm = normalized(advantage)
-    if args.advantage_noise:
-        noise = rng.normal(0.0, args.advantage_noise, len(A_norm)).astype(np.float32)
-        A_norm = A_norm + torch.from_numpy(noise).to(device)
+
+    def tensor(x: np.ndarray) -> torch.Tensor:  # (num_steps, num_envs, ...) -> (batch, ...)
+        return torch.from_numpy(x).flatten(0, 1)
+
+    obs = tensor(rollout.obs)
+    action = tensor(rollout.action)
+    main, pref, value = learner.agent(obs)
     fused = fuse(main, pref, args)
+    next_value = learner.agent(tensor(rollout.next_obs))[-1]
+    values = value.numpy().reshape(rewards.shape)
+    next_values = next_value.numpy().reshape(rewards.shape)
+    advantages = gae(rewards, values, next_values, rollout.terminated, rollout.done, args.gamma, args.gae_lambda)
+    advantage = tensor(advantages.astype(np.float32))
+    A_norm = (advantage - advantage.mean()) / (advantage.std() + 1e-8)  # over the batch, for L_pref
+    if args.advantage_noise:
+        noise = learner.rng.normal(0.0, args.advantage_noise, rewards.shape)
+        A_norm = A_norm + tensor(noise.astype(np.float32))
     batch = Batch(obs, action, fused.log_prob(action), value, advantage, advantage + value, A_norm)
-    diagnostics = describe({"main": main, "pref": pref, "fused": fused}, batch) | {"lambda_pref": args.lambda_pref}
-    return batch, diagnostics | compare(main, pref, fused, batch, agent.action_range, args)
+    return batch, diagnose(main, pref, fused, batch, args)
 
 
-def update(step: Callable, params: torch.Tensor, adam: Adam, batch: Batch, rng, args: Args) -> Losses:
-    """`update_epochs` passes over the batch in shuffled minibatches; returns the mean losses."""
-    same = args == replace(step.args, **{name: getattr(args, name) for name in SCHEDULED})
-    assert same, "the step is built with its arguments: what changes over training must stand in SCHEDULED"
-    now = {name: torch.tensor(getattr(args, name), device=params.device) for name in SCHEDULED}
+def update(step: Callable, learner: Learner, batch: Batch, coefficients: dict[str, float], args: Args) -> dict:
+    """Up to `update_epochs` passes over the batch in shuffled minibatches; returns the mean of each loss."""
+    tensors = {name: torch.tensor(x) for name, x in coefficients.items()}
     losses = []
     for _ in range(args.update_epochs):
-        order = torch.from_numpy(rng.permutation(len(batch.obs))).to(params.device)
-        columns = [column[order].chunk(args.num_minibatches) for column in batch]
-        for minibatch in zip(*columns, strict=True):
-            losses.append(step(params, adam, Batch(*minibatch), now))
-    assert not Losses(*losses[0]).approx_kl > 1e-3, "the policy has not moved yet: the step sees another than acted"
-    return Losses(*torch.stack(losses).mean(0).tolist())
+        order = torch.from_numpy(learner.rng.permutation(args.batch_size))
+        for rows in order.chunk(args.num_minibatches):
+            losses.append(step(learner.params, learner.adam, batch, rows, tensors))
+        if args.target_kl and np.mean([x["approx_kl"] for x in losses[-args.num_minibatches :]]) > args.target_kl:
+            break
+    if losses[0]["approx_kl"] > 1e-3:  # before the first step all ratios must be 1
+        sys.exit("error: total_loss and make_batch are of different policies")
+    means = torch.stack([torch.stack(list(x.values())) for x in losses]).mean(0)
+    return dict(zip(losses[0], means.tolist()))
 
 
-# ======================================================================================================================
-# Below here are standard parts (Adam, initial weights, normalisation), how they are fast, and what a user needs.
-# ======================================================================================================================
+# == Below: what a checkpoint holds, Adam, acting, environments, normalisation, diagnostics, evaluation, logging, options
 
-# All that training changes; `params` is the agent's weights as one vector.
-# Adam: moments (num_params,), and powers (2,): beta_1^t and beta_2^t of its own betas, in one tensor with a dimension,
-# since torch.compile drops in-place changes of those without.
-Learner = namedtuple("Learner", "agent params adam obs_stats return_stats rng")
-Adam = namedtuple("Adam", "m v powers")
+
+class Learner:
+    """All that training changes, and so what a checkpoint holds; `params` is the agent's weights as one vector."""
+
+    def __init__(self, env: gym.Env, args: Args):
+        obs_dim = env.observation_space.shape[0]
+        self.agent = Agent(obs_dim, env.action_space, args)
+        self.params = parameters_to_vector(self.agent.parameters()).detach()
+        vector_to_parameters(self.params, self.agent.parameters())  # from here on, the agent's weights are views of it
+        zeros = torch.zeros_like(self.params)
+        self.adam = dict(m=zeros, v=zeros.clone(), powers=torch.ones(2, dtype=torch.float64))
+        self.obs_stats = RunningMeanStd((obs_dim,))
+        self.return_stats = RunningMeanStd(())
+        self.rng = np.random.default_rng(args.seed)
+        self.iteration = 0
+        self.seconds = 0.0
+        self.explained_variance = 0.0  # the critic's running mean, within [0, 1], which a guided lambda follows
+        self.wandb_id = os.urandom(4).hex()
+        self.policy = torch_policy  # what acts; while training numpy_policy, if it agrees
+
+    def save(self, folder: Path, args: Args, sync: bool) -> None:
+        """Write checkpoint.pt; with `sync` it survives a power cut, without it a killed process."""
+        state = dict(agent=self.agent.state_dict(), adam=self.adam, args=asdict(args) | {"resume": None})
+        for name in ("obs_stats", "return_stats"):
+            state[name] = {key: torch.tensor(x, dtype=torch.float64) for key, x in vars(getattr(self, name)).items()}
+        state |= dict(iteration=self.iteration, global_step=self.iteration * args.batch_size, seconds=self.seconds)
+        state |= dict(id=self.wandb_id, numpy_rng=json.dumps(self.rng.bit_generator.state))
+        state["explained_variance"] = self.explained_variance
+        file = io.BytesIO()
+        torch.save(state, file)
+        write_whole(folder / "checkpoint.pt", file.getvalue(), sync)
+
+    def load(self, path: str, args: Args) -> None:
+        """With --resume all of a checkpoint, else what it takes to act."""
+        state = load_checkpoint(path)
+        try:
+            self.agent.load_state_dict(state["agent"])
+            self.iteration = state.get("iteration", 0)
+            self.explained_variance = state.get("explained_variance", state.get("trust", 0.0))  # its former name
+            for name in {"obs_stats", "return_stats"} & state.keys():
+                vars(getattr(self, name)).update({key: x.numpy() for key, x in state[name].items()})
+            if args.resume is not None:
+                for name, x in state["adam"].items():
+                    self.adam[name].copy_(x)
+                self.rng.bit_generator.state = json.loads(state["numpy_rng"])
+                self.seconds = state["seconds"]
+                self.wandb_id = state["id"]
+        except (RuntimeError, KeyError) as error:
+            refuse(f"{path} is of another script or task than --env-id {args.env_id}, or only weights: {error}")
+
+
+def load_checkpoint(path: str) -> dict:
+    """What Learner.save wrote into a folder or a file, or the authors' weights in that form."""
+    file = Path(path, "checkpoint.pt") if Path(path).is_dir() else Path(path)
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        if "agent" not in state:  # plain weights; the authors' critic repeats the shared backbone
+            weights = {name: x for name, x in state.items() if not name.startswith("critic.0.")}
+            state = {"args": {}, "agent": {name.replace("critic.1.", "critic."): x for name, x in weights.items()}}
+        return state
+    except Exception as error:  # noqa: BLE001 (a damaged file raises many kinds)
+        refuse(f"{file} cannot be read ({type(error).__name__}): give a run's folder, or a whole checkpoint")
+
+
+def write_whole(path: Path, content: bytes, sync: bool = True) -> None:
+    """Write a file so that whoever reads it, whenever this process is killed, finds the old content or the new."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        if sync:
+            os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def make_step(agent: Agent, args: Args) -> Callable:
-    """Build `step(params, adam, batch, now) -> losses`, in place on params and adam; `now` holds what is SCHEDULED.
-
+    """`step(params, adam, batch, rows, coefficients) -> losses` learns from those rows, in place on params and adam.
     Gradient, clipping and Adam (Kingma & Ba 2015) on one flat vector compile into a single graph: on one core
-    180-350 us a minibatch of 64, by the machine, against 1,350-1,700 for a compiled loss with backward() and an
-    optimizer, and 3,600 and more without compiling.
+    180-350 us for 64 rows, against 1,350-1,700 with backward() and an optimizer, and 3,600 without compiling.
     """
-    names, shapes = zip(*((name, x.shape) for name, x in agent.named_parameters()), strict=True)
-    sizes = [shape.numel() for shape in shapes]
-    m_decay, v_decay = 0.9, 0.999  # beta_1 and beta_2 of Adam
-    decays = torch.tensor([m_decay, v_decay], dtype=torch.float64, device=next(agent.parameters()).device)
+    shapes = {name: x.shape for name, x in agent.named_parameters()}
+    sizes = [shape.numel() for shape in shapes.values()]
+    m_decay = 0.9  # beta_1 of Adam
+    v_decay = 0.999  # beta_2 of Adam
+    decays = torch.tensor([m_decay, v_decay], dtype=torch.float64)
 
-    def loss(params: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, torch.Tensor]:
-        weights = {name: x.view(shape) for name, shape, x in zip(names, shapes, params.split(sizes), strict=True)}
+    def loss(params: torch.Tensor, batch: Batch, args: Args) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        weights = {name: x.view(shapes[name]) for name, x in zip(shapes, params.split(sizes))}
         losses = total_loss(functional_call(agent, weights, (batch.obs,)), batch, args)
-        return losses.loss, torch.stack(losses)
+        return losses["loss"], losses
 
-    def step(params: torch.Tensor, adam: Adam, batch: Batch, now: dict[str, torch.Tensor]) -> torch.Tensor:
-        gradient, (_, losses) = grad_and_value(loss, has_aux=True)(params, batch, replace(args, **now))
-        gradient = gradient * (args.max_grad_norm / (gradient.norm() + 1e-6)).clip(max=1.0)
-        adam.powers.mul_(decays)  # decays**t is computed anew for every 8 weights once compiled: 9 % of a step
-        adam.m.lerp_(gradient, 1 - m_decay)
-        adam.v.mul_(v_decay).addcmul_(gradient, gradient, value=1 - v_decay)
-        m_hat, v_hat = adam.m / (1 - adam.powers[0]).float(), adam.v / (1 - adam.powers[1]).float()
-        params.sub_(now["learning_rate"] * m_hat / (v_hat.sqrt() + 1e-5))
+    def step(params, adam: dict, batch: Batch, rows, coefficients: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        scheduled = replace(args, **coefficients)
+        minibatch = Batch._make(column[rows] for column in batch)
+        gradient, (_, losses) = grad_and_value(loss, has_aux=True)(params, minibatch, scheduled)
+        gradient = gradient * (scheduled.max_grad_norm / (gradient.norm() + 1e-6)).clip(max=1.0)
+        adam["powers"].mul_(decays)  # inductor would recompute decays**t for every 8 weights, 9 % of a step
+        adam["m"].lerp_(gradient, 1 - m_decay)
+        adam["v"].mul_(v_decay).addcmul_(gradient, gradient, value=1 - v_decay)
+        m_hat = adam["m"] / (1 - adam["powers"][0]).float()
+        v_hat = adam["v"] / (1 - adam["powers"][1]).float()
+        params.sub_(scheduled.learning_rate * m_hat / (v_hat.sqrt() + 1e-5))
         return losses
 
-    built = compiled(step, args.cuda) if args.compile else step
-    built.args = args
-    return built
+    if not args.compile:
+        return step
+    print("compiling the update: up to a minute, less where this machine has done it before")
+    step.__code__ = step.__code__.replace()  # torch keeps graphs by code object: no earlier run's graph is taken
+    # These options halve the time of a call: only tensors are checked between calls, and kernels called from C++. So
+    # what the step reads besides its inputs (module variables, attributes of the agent) stays as it was when compiled.
+    options = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe, "cpp_wrapper": True}
+    fast_step = torch.compile(step, fullgraph=True, dynamic=False, options=options)
+
+    def step_or_eager(*inputs) -> torch.Tensor:
+        nonlocal fast_step
+        try:
+            return fast_step(*inputs)
+        except Exception as error:  # noqa: BLE001 (each backend raises its own)
+            reason = [line for line in str(error).splitlines() if line.strip() and not line.endswith("raised:")][:1]
+            print(f"torch.compile failed, so the update is several times slower: {reason}")
+            fast_step = step
+            return step(*inputs)
+
+    return step_or_eager
 
 
-def compiled(function: Callable, cuda: bool) -> Callable:
-    """torch.compile of a step, or the step itself where compiling fails, as without a compiler; tried on copies."""
-    function.__code__ = function.__code__.replace()  # torch keeps graphs by code object: each step gets its own
-    # Half the time of torch's defaults: only tensors are checked between calls, since agent and args never change,
-    # and on the CPU kernels are called from C++.
-    options = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe} | ({} if cuda else {"cpp_wrapper": True})
-    fast, chosen = torch.compile(function, fullgraph=True, dynamic=False, options=options), []
-
-    def call(*inputs):
-        if not chosen:
-            say("compiling the update, about 20 s the first time")
-            started = time.perf_counter()
-            try:
-                fast(*copy.deepcopy(inputs))
-                chosen.append(fast)
-                say(f"compiled in {time.perf_counter() - started:.0f} s")
-            except Exception as error:  # noqa: BLE001 (each backend raises its own)
-                chosen.append(function)
-                reason, *_ = str(error).strip().split("\n")
-                say(f"torch.compile failed, going on eagerly and slower: {reason}")
-        return chosen[0](*inputs)
-
-    return call
+def acted_by_agent(rollout: Rollout, learner: Learner, args: Args) -> bool:
+    """Whether these are the actions that torch_policy takes for the same noise; if not, it acts from here on."""
+    obs, noise, action = (x.reshape(-1, *x.shape[2:]) for x in (rollout.obs, rollout.noise, rollout.action))
+    expected = torch_policy(learner.agent, args)(obs, noise)
+    if np.isclose(expected, action, rtol=0, atol=1e-4).mean() > 0.999:  # the rest is rounding
+        return True
+    if learner.policy is torch_policy:
+        sys.exit("error: the actions of a rollout are not samples of its policy: see collect and torch_policy")
+    print("acting in torch, about 2.4 times slower: numpy_policy differs from Agent.forward")
+    learner.policy = torch_policy
+    return False
 
 
-@torch.no_grad()
-def numpy_policy(agent: Agent, args: Args) -> Callable:
-    """The fused policy in numpy: torch takes 150 us for the few us of work on one observation.
+def torch_policy(agent: Agent, args: Args) -> Callable:
+    """The policy as `act(obs, noise)`: obs (num_envs, obs_dim), noise for `sample` -> action (num_envs, ...)."""
 
-    Returns `act(obs, noise)`: obs (N, obs_dim) and noise from `sample_noise`, or 0 for the heaviest mode's mean ->
-    action (N, action_dim). The network is written a second time here: whoever changes Agent.forward changes both.
-    """
-    parameters = {name: x.cpu().numpy().T for name, x in agent.named_parameters()}
-    weights = {name: np.array(x, order="C", ndmin=2) for name, x in parameters.items()}  # copies, (in, out)
-    W1, b1, W2, b2 = (weights[f"backbone.{name}"] for name in ("0.weight", "0.bias", "2.weight", "2.bias"))
-    heads = ("actor_mean", "preference_mean", "preference_logits")
-    W_heads, b_heads = (np.hstack([weights[f"{head}.{x}"] for head in heads]) for x in ("weight", "bias"))
-    main_std, pref_std = (np.exp(weights[f"{head}_logstd"].T)[None] for head in ("actor", "preference"))
-    pref_std, (_, num_modes, action_dim) = pref_std.clip(*STD_BOUNDS), pref_std.shape
-
-    def experts(obs: np.ndarray) -> tuple[Mixture, Mixture]:
-        outputs = np.tanh(np.tanh(obs.dot(W1) + b1).dot(W2) + b2).dot(W_heads) + b_heads
-        mean = np.tanh(outputs[:, :-num_modes]).reshape(len(obs), 1 + num_modes, action_dim)
-        main = Mixture(np.zeros((len(obs), 1), mean.dtype), Gaussian(mean[:, :1], main_std))
-        return main, Mixture(outputs[:, -num_modes:], Gaussian(mean[:, 1:], pref_std))
-
+    @torch.no_grad()
     def act(obs: np.ndarray, noise: np.ndarray | float) -> np.ndarray:
-        fused = fuse(*experts(obs), args)
-        chosen, normal = fused.logits.argmax(-1), 0.0
-        if isinstance(noise, np.ndarray):  # the first mode up to which the weights sum to more than a uniform number
-            normal, uniform = noise[:, :-1], noise[:, -1:]
-            chosen = (np.exp(fused.log_weight).cumsum(-1)[:, :-1] <= uniform).sum(-1)
-        mean, std = (np.broadcast_to(x, fused.modes.mean.shape)[np.arange(len(obs)), chosen] for x in fused.modes)
-        return mean + std * normal
+        main, pref, _ = agent(torch.from_numpy(obs))
+        return fuse(main, pref, args).sample(torch.as_tensor(noise)).numpy()
 
-    def flat(policy: Mixture) -> list:
-        return [x.reshape(len(x), -1) for x in (policy.logits, *policy.modes)]
-
-    grid = torch.linspace(-4.6, 4.6, 8 * len(W1), dtype=torch.float64, device=agent.critic.weight.device)
-    probe, tensors = grid.view(8, -1) ** 3, [*agent.named_parameters(), *agent.named_buffers()]  # observations to +-97
-    exact = {name: x.double() for name, x in tensors if x.is_floating_point()}  # or rounding could tell them apart
-    ours = np.vstack([np.hstack(flat(fuse(*experts(obs[None]), args))) for obs in probe.cpu().numpy()])
-    truth = torch.hstack(flat(fuse(*functional_call(agent, exact, (probe,))[:-1], args))).cpu()
-    assert np.allclose(ours, truth, 1e-3, 1e-4, equal_nan=True), "acting differs from Agent.forward and fuse in torch"
     return act
 
 
-def sample_noise(rng: np.random.Generator, size: tuple[int, ...], action_space: gym.Space) -> np.ndarray:
-    """What `act` samples with, (*size, action_dim + 1): normal numbers, and the uniform one that chooses the mode."""
+def numpy_policy(agent: Agent, args: Args) -> Callable:
+    """torch_policy in numpy: torch takes 150 us for one observation. Training finds out whether the two are the same."""
+    weights = {name: np.array(x.detach().numpy().T, order="C") for name, x in agent.named_parameters()}
+    W1, b1, W2, b2 = (weights[f"backbone.{name}"] for name in ("0.weight", "0.bias", "2.weight", "2.bias"))
+    heads = ("actor_mean", "preference_mean", "preference_logits")
+    W_heads = np.hstack([weights[f"{head}.weight"] for head in heads])
+    b_heads = np.hstack([weights[f"{head}.bias"] for head in heads])
+    main_std = np.exp(weights["actor_logstd"].T)[None]
+    pref_std = np.exp(weights["preference_logstd"].T)[None].clip(*STD_BOUNDS)
+    _, K, action_dim = pref_std.shape
+
+    def act(obs: np.ndarray, noise: np.ndarray | float) -> np.ndarray:
+        outputs = np.tanh(np.tanh(obs.dot(W1) + b1).dot(W2) + b2).dot(W_heads) + b_heads
+        means = np.tanh(outputs[:, :-K]).reshape(len(obs), 1 + K, action_dim)
+        main = Mixture(np.zeros((len(obs), 1), means.dtype), Gaussian(means[:, :1], main_std))
+        pref = Mixture(outputs[:, -K:], Gaussian(means[:, 1:], pref_std))
+        return fuse(main, pref, args).sample(noise)
+
+    return act
+
+
+def sample_noise(rng: np.random.Generator, size: tuple[int, ...], action_space: gym.spaces.Box) -> np.ndarray:
+    """What `Mixture.sample` takes, (*size, action_dim + 1): normal numbers, and a uniform one that chooses the mode."""
     normal = rng.standard_normal((*size, *action_space.shape), dtype=np.float32)
     return np.concatenate([normal, rng.random((*size, 1), dtype=np.float32)], axis=-1)
 
 
-def clip_action(action: np.ndarray, action_space: gym.Space) -> np.ndarray:
-    """For the environment only: the log-probability stays that of the unclipped sample."""
-    return np.minimum(np.maximum(action, action_space.low), action_space.high)
-
-
-def make_backbone(obs_dim: int) -> nn.Sequential:
-    first, second = layer_init(nn.Linear(obs_dim, 64)), layer_init(nn.Linear(64, 64))
-    return nn.Sequential(first, nn.Tanh(), second, nn.Tanh())
-
-
-def layer_init(layer: nn.Linear, gain: float = math.sqrt(2)) -> nn.Linear:
-    """Orthogonal weights of that gain, biases 0."""
+def linear(size_in: int, size_out: int, gain: float = math.sqrt(2)) -> nn.Linear:
+    """A layer with orthogonal weights of that gain, and biases 0."""
+    layer = nn.Linear(size_in, size_out)
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer
 
 
 class MultiGoal(gym.Env):
-    """A point starts near the middle of four goals; from the middle itself it is worth the same to reach any.
-
-    Observation: position (2,). Action: velocity (2,), within +-1, for 0.1 s. Reward: less the distance to the nearest
-    goal, at every step, and 10 for reaching one, which ends the episode; info["goal"] is its number, -1 before.
-    `reset(options={"position": (x, y)})` starts there.
-    """
+    """A point starts within +-0.05 of the middle of four goals; from the middle itself each is worth the same.
+    Observation: position. Action: velocity, within +-1, for 0.1 s. Reward: less the distance to the nearest goal, and
+    10 for reaching one, which ends the episode; info["goal"] is then its number, -1 before."""
 
     GOALS = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
-    RADIUS, START = 0.1, 0.05  # of a goal; and episodes start within +-0.05 of the origin in x and in y
+    RADIUS = 0.1  # of a goal
     observation_space = gym.spaces.Box(-5.0, 5.0, (2,), np.float32)
     action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
     metadata = gym.Env.metadata | {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -609,8 +593,8 @@ class MultiGoal(gym.Env):
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
-        self.position = self.np_random.uniform(-self.START, self.START, 2)
-        self.position = np.array((options or {}).get("position", self.position), float)
+        position = self.np_random.uniform(-0.05, 0.05, 2)
+        self.position = np.array((options or {}).get("position", position), float)
         return self.position.astype(np.float32), {"goal": -1}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
@@ -620,626 +604,347 @@ class MultiGoal(gym.Env):
         info = {"goal": int(distance.argmin()) if reached else -1}
         return self.position.astype(np.float32), 10.0 * reached - float(distance.min()), reached, False, info
 
-    def render(self) -> np.ndarray:
-        """Goals in grey, the point in red, of the square within +-1.5: (192, 192, 3)."""
+    def render(self) -> np.ndarray:  # of the square within +-1.5 goals in grey, the point in red: (192, 192, 3)
         at = np.stack(np.meshgrid(*[np.linspace(-1.5, 1.5, 192)] * 2), axis=-1) * (1, -1)
         picture = np.full((192, 192, 3), 255, np.uint8)
-        for center, radius, color in [*((x, self.RADIUS, 160) for x in self.GOALS), (self.position, 0.04, (200, 0, 0))]:
-            picture[np.linalg.norm(at - center, axis=-1) < radius] = color
+        for goal in self.GOALS:
+            picture[np.linalg.norm(at - goal, axis=-1) < self.RADIUS] = 160
+        picture[np.linalg.norm(at - self.position, axis=-1) < 0.04] = (200, 0, 0)
         return picture
 
 
 gym.register("MultiGoal-v0", MultiGoal, max_episode_steps=40)
 
 
-def make_env(env_id: str, video: bool = False) -> gym.Env:
-    """One environment with flat observations; exits with one line where it cannot be made, or filmed."""
-    warnings.filterwarnings("ignore", message=".*(is out of date|existing videos|possible render_modes)")
-    if env_id == "LunarLander-v2" and env_id not in gym.registry:
-        say("LunarLander-v2: registered as v3, which without wind is the same physics; this gymnasium has no v2")
-        v3 = gym.spec("LunarLander-v3")
-        gym.register(env_id, v3.entry_point, v3.reward_threshold, max_episode_steps=v3.max_episode_steps)
-    if video and sys.platform == "linux":  # films need no screen
-        os.environ.update(MUJOCO_GL=os.environ.get("MUJOCO_GL", "egl"), SDL_VIDEODRIVER="dummy")
-    problem = f"--env-id {env_id}"
-    try:
-        if env_id in gym.registry and "mujoco" in str(gym.registry[env_id].entry_point):
-            with suppress(ImportError):  # HalfCheetah's own model file is outdated; others of its warnings are shown
-                mujoco = importlib.import_module("mujoco")
-                mujoco.set_mju_user_warning(lambda message: "settotalmass" in message or warn(message.strip()))
-        env = gym.make(env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if video else {}))
-        if video:
-            problem = "--capture-video (needs pip install moviepy, and a renderer)"
-            importlib.import_module("moviepy")
-            with suppress(AttributeError, KeyError):  # MuJoCo's default camera does not follow
-                env.unwrapped.mujoco_renderer.camera_id = env.unwrapped.model.camera("track").id
-            env.reset()
-            if np.ndim(env.render()) != 3:
-                fail(f"--capture-video: {env_id} gives no picture")
-    except Exception as error:
-        if isinstance(error, (gym.error.UnregisteredEnv, ImportError)):
-            near = difflib.get_close_matches(env_id, gym.registry.keys() - {env_id}) if "--env-id" in problem else []
-            problem += f" (near names: {', '.join(near)})" if near else ""
-        if video or isinstance(error, (gym.error.Error, ImportError)) or "MUJOCO_GL" in str(error):
-            fail(f"{problem}: {error}")
-        raise
-    flat = isinstance(space := env.observation_space, gym.spaces.Box) and len(space.shape) == 1
-    if not space.is_np_flattenable:
-        fail(f"--env-id {env_id}: observations of no fixed size ({space}) need a wrapper of your own")
-    return env if flat else gym.wrappers.FlattenObservation(env)
+def make_env(args: Args, film: Path | None = None) -> gym.Env:
+    """One environment with flat observations; its episodes are filmed into the folder `film`."""
+    warnings.filterwarnings("ignore", message=".*is out of date")
+    if film and sys.platform == "linux":
+        os.environ.setdefault("MUJOCO_GL", "egl")  # films need no screen
+    mujoco.set_mju_user_warning(lambda text: "settotalmass" in text or print(f"warning: {text}"))  # HalfCheetah's file
+    try:  # not every constructor takes a render_mode
+        env = gym.make(args.env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if film else {}))
+    except (gym.error.Error, ImportError) as error:
+        refuse(f"--env-id {args.env_id}: {error}")
+    space = env.action_space
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or space.dtype.kind != "f":
+        refuse(f"--env-id {args.env_id}: this script needs a flat Box of floats as action space, not {space}")
+    if film:
+        if hasattr(env.unwrapped, "mujoco_renderer"):  # with a camera that follows, if it has one, over a wider floor
+            model = env.unwrapped.model
+            env.unwrapped.mujoco_renderer.camera_id = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+            model.geom_size[model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE, :2] *= 25
+            model.mat_texrepeat *= 25
+        name = re.sub(r"\W", "-", f"{args.env_id}-{time.strftime('%Y%m%d-%H%M%S')}")
+        env = gym.wrappers.RecordVideo(env, str(film), name_prefix=name, episode_trigger=lambda episode: True)
+    return gym.wrappers.RecordEpisodeStatistics(gym.wrappers.FlattenObservation(env))
 
 
-def check_action_space(space: gym.Space, args: Args) -> None:
-    """Exit with one line where this script's policy does not fit the action space, warn where it fits badly."""
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-        other = "prefpoe_lunarlander.py" if isinstance(space, gym.spaces.Discrete) else "another algorithm"
-        fail(f"--env-id {args.env_id}: this script needs a flat Box action space, not {space}; use {other}")
-    width, reach = space.high.astype(float) - space.low, np.minimum(space.high, 1.0) - np.maximum(space.low, -1.0)
-    if ((reach < 0) | ((reach < width / 4) & (width < math.inf)) | (width < 0.1)).any():
-        warn(f"the policy's means lie within +-1, a poor fit to {space}: wrap it in gymnasium's RescaleAction")
+class VecEnv:
+    """Environments stepped in turn, each reset in the step that ends its episode, so that all transitions are real."""
 
+    def __init__(self, num_envs: int, args: Args):
+        self.envs = [make_env(args) for _ in range(num_envs)]
+        self.action_space = self.envs[0].action_space
 
-class VecEnv(gym.vector.SyncVectorEnv):
-    """`SyncVectorEnv` in SAME_STEP autoreset mode, with a step that has a fraction of its overhead.
+    def reset(self, seed: int, iteration: int) -> np.ndarray:
+        """Start all environments anew: (num_envs, obs_dim)."""
+        seeds = np.random.SeedSequence((seed, iteration)).generate_state(len(self.envs)) // 4  # evaluation's: >= 2**30
+        return np.array([env.reset(seed=int(seed))[0] for env, seed in zip(self.envs, seeds)])
 
-    An episode's last transition is a real one: `step` returns its reward and flags together with the
-    first observation of the next episode, and its own last observation in `info["final_obs"]`.
-    """
-
-    def __init__(self, env_id: str, num_envs: int):
-        same_step = gym.vector.AutoresetMode.SAME_STEP
-        super().__init__([lambda: make_env(env_id)] * num_envs, autoreset_mode=same_step)
-        self.episode = [(0.0, 0)] * num_envs  # return and length so far
-
-    def step(self, actions: np.ndarray):
-        """actions (num_envs, ...) -> obs (num_envs, obs_dim), tuples of reward, terminated and truncated, info.
-
-        `info["final_obs"]` maps the index of each environment whose episode ended to its last
-        observation, (obs_dim,); `info["episodes"]` lists (return, length) of those episodes.
-        """
-        steps, final_obs, episodes = [], {}, []
-        for i, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
-            obs, reward, terminated, truncated, _ = env.step(action)
-            self.episode[i] = self.episode[i][0] + float(reward), self.episode[i][1] + 1
-            if terminated or truncated:
+    def step(self, actions: np.ndarray) -> tuple:
+        """-> obs (num_envs, obs_dim), rewards, terminated, done, {environment: last obs}, [(return, length)]."""
+        actions = np.minimum(np.maximum(actions, self.action_space.low), self.action_space.high)  # not for log_prob
+        results = []
+        final_obs = {}
+        episodes = []
+        for i, env in enumerate(self.envs):
+            obs, reward, terminated, truncated, info = env.step(actions[i])
+            done = bool(terminated or truncated)
+            if done:
                 final_obs[i] = np.array(obs)  # a copy: some environments write the next one into the same buffer
-                episodes.append(self.episode[i])
-                self.episode[i], (obs, _) = (0.0, 0), env.reset()
-            steps.append((obs, float(reward), bool(terminated), bool(truncated)))
-        obs, *outcome = zip(*steps, strict=True)
-        return np.array(obs), *outcome, {"final_obs": final_obs, "episodes": episodes}
+                episodes.append((info["episode"]["r"], info["episode"]["l"]))
+                obs, _ = env.reset()
+            results.append((obs, float(reward), bool(terminated), done))
+        obs, rewards, terminated, done = zip(*results)
+        return np.array(obs), rewards, terminated, done, final_obs, episodes
 
-
-def first_obs(envs: VecEnv, obs_stats: RunningMeanStd, iteration: int, args: Args) -> np.ndarray:
-    """Of environments seeded anew after that many iterations: (num_envs, obs_dim)."""
-    seeds = np.random.SeedSequence((args.seed, iteration)).generate_state(args.num_envs) // 4  # evaluation's: >= 2**30
-    return observe(envs.reset(seed=seeds.tolist())[0], obs_stats, update=iteration < args.num_iterations)
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
 
 
 class RunningMeanStd:
-    """Mean and variance of all rows seen so far (Welford 1962), in float64; m2 is the sum of squared deviations."""
+    """Mean and variance of all rows up to now (Welford 1962), in float64; m2 is the sum of squared deviations."""
 
-    def __init__(self, shape: tuple[int, ...], enabled: bool):
-        self.enabled, self.count = enabled, 1e-4
-        self.mean, self.m2 = np.zeros((1, *shape)), np.full((1, *shape), 1e-4)
+    def __init__(self, shape: tuple[int, ...]):
+        self.count = 1e-4
+        self.mean = np.zeros(shape)
+        self.m2 = np.full(shape, 1e-4)
 
     def update(self, rows: np.ndarray) -> None:
         """Take in rows (N, *shape)."""
-        for row in rows[:, None]:
+        for row in rows:
             self.count += 1
-            x = row - self.mean
-            self.mean += x / self.count
-            self.m2 += x * (row - self.mean)
-
-    def normalize(self, rows: np.ndarray) -> np.ndarray:
-        """Rows (N, *shape) shifted, scaled and clipped to +-10; unchanged where not enabled."""
-        if not self.enabled:
-            return rows
-        return ((rows - self.mean) / np.sqrt(self.m2 / self.count + 1e-8)).clip(-10.0, 10.0)
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        values = dict(count=self.count, mean=self.mean[0], m2=self.m2[0])
-        return {name: torch.tensor(x, dtype=torch.float64) for name, x in values.items()}
-
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        self.count, self.mean[0], self.m2[0] = (state[name].tolist() for name in ("count", "mean", "m2"))
+            delta = row - self.mean
+            self.mean += delta / self.count
+            self.m2 += delta * (row - self.mean)
 
 
-def observe(obs: np.ndarray, obs_stats: RunningMeanStd, update: bool) -> np.ndarray:
-    """Observations (N, obs_dim) as the network sees them, float32."""
-    if update and obs_stats.enabled:
-        obs_stats.update(obs)
-    return obs_stats.normalize(obs).astype(np.float32)
+def normalize_obs(obs: np.ndarray, stats: RunningMeanStd, args: Args, update: bool = False) -> np.ndarray:
+    """Observations (num_envs, obs_dim) as the network sees them, float32."""
+    if args.norm_obs:
+        if update:
+            stats.update(obs)
+        obs = ((obs - stats.mean) / np.sqrt(stats.m2 / stats.count + 1e-8)).clip(-10.0, 10.0)
+    return obs.astype(np.float32)
 
 
-def scale_rewards(rewards, done, return_stats: RunningMeanStd, discounted: np.ndarray, gamma: float) -> np.ndarray:
-    """Divide rewards (num_steps, num_envs) by the running std of the discounted return, clip to +-10.
-
-    `discounted` (num_envs,) is that return for the episodes under way, brought up to date in place.
-    """
-    if not return_stats.enabled:
+def scale_rewards(rewards, done, stats: RunningMeanStd, discounted: np.ndarray, args: Args) -> np.ndarray:
+    """Rewards (num_steps, num_envs) over the running std of the discounted return, whose state is `discounted`."""
+    if not args.norm_reward:
         return rewards
-    returns = np.empty_like(rewards)
+    scaled = np.empty_like(rewards)
     for t in range(len(rewards)):
-        returns[t] = discounted[:] = gamma * discounted + rewards[t]
+        discounted[:] = args.gamma * discounted + rewards[t]
+        stats.update(discounted)
+        scaled[t] = rewards[t] / np.sqrt(stats.m2 / stats.count + 1e-8)
         discounted[done[t]] = 0.0
-    x = returns - return_stats.mean  # the statistics after each step, in one pass (Chan et al. 1979)
-    total, count = np.cumsum(x.sum(1)), return_stats.count + x.shape[1] * np.arange(1, len(x) + 1)
-    m2 = return_stats.m2 + np.cumsum((x * x).sum(1)) - total**2 / count
-    return_stats.count, return_stats.m2[:] = count[-1], m2[-1]
-    return_stats.mean += total[-1] / count[-1]
-    return (rewards / np.sqrt(m2 / count + 1e-8)[:, None]).clip(-10.0, 10.0)
+    return scaled.clip(-10.0, 10.0)
 
 
-def describe(policies: dict, batch: Batch) -> dict[str, float]:
-    """Mean entropy, sigma and tr Sigma of each policy on a batch's states, and how good the critic is."""
+def diagnose(main, pref, fused, batch: Batch, args: Args) -> dict[str, float]:
+    """The critic, the policies' widths, and how the experts stand to each other, before the update. variance_reduced is
+    the share of states where the fused trace is below both experts', mean_difference one of the 2 that tanh allows. kl_*
+    are the bounds of `Mixture.kl`. modes_* is exp(entropy of the weights), the number of modes in use. mode_sigma is
+    that of the preference's modes, by weight; whatever their weight, mode_distance is that between two of their means,
+    and mode_share what the main expert's mean counts in a fused mode, rho = s_k^2 / (s_k^2 + lambda s_theta^2)."""
     columns = {"explained_variance": 1 - (batch.returns - batch.value).var() / batch.returns.var()}
-    for name, policy in policies.items():
-        columns[f"entropy_{name}"], columns[f"sigma_{name}"] = policy.entropy().mean(), policy.std.mean()
-        columns[f"trace_{name}"] = policy.std.square().sum(-1).mean()
-    return {name: x.item() for name, x in columns.items()}
-
-
-def compare(main, pref, fused, batch: Batch, action_range: torch.Tensor, args: Args) -> dict[str, float]:
-    """How the experts stand to each other on the states of a batch, before its update.
-
-    variance_reduced is the share of states where tr S_f < min(tr S_theta, tr S_p); with lambda < 1
-    or several modes the product need not be sharper than the preference. guidance is corr(A_norm, log pi_p(a|s)).
-    kl_* are the bounds of `Mixture.kl`. modes_* is exp(entropy of the weights), the number of modes in use, from 1 to
-    K, and mode_sigma the preference's modes' own sigma, by weight. Whatever their weight, mode_distance is that between
-    the means of two modes of the preference, averaged over the pairs, and mode_share, from 0 to 1,
-    rho = s_k^2 / (s_k^2 + lambda s_theta^2), what the main expert's mean counts in a fused mode.
-    """
-    trace_main, trace_pref, trace_fused = (policy.std.square().sum(-1) for policy in (main, pref, fused))
-    columns = {
-        "variance_reduced": (trace_fused < torch.min(trace_main, trace_pref)).float().mean(),
+    traces = {}
+    for name, policy in {"main": main, "pref": pref, "fused": fused}.items():
+        traces[name] = policy.std.square().sum(-1)
+        columns[f"entropy_{name}"] = policy.entropy().mean()
+        columns[f"sigma_{name}"] = policy.std.mean()
+        columns[f"trace_{name}"] = traces[name].mean()
+    columns |= {
+        "lambda_pref": args.lambda_pref,  # the argument; a learned lambda needs a column of its own
+        "variance_reduced": (traces["fused"] < torch.min(traces["main"], traces["pref"])).float().mean(),
         "kl_fused_pref": fused.kl(pref).mean(),
         "kl_fused_main": fused.kl(main).mean(),
-        "mean_difference": ((main.mean - pref.mean).abs() / action_range).mean(),
+        "mean_difference": (main.mean - pref.mean).abs().mean() / 2,
         "guidance": torch.corrcoef(torch.stack([batch.A_norm, pref.log_prob(batch.action)]))[0, 1],
     }
     for name, log_w in {"pref": pref.log_weight, "fused": fused.log_weight}.items():
         columns[f"modes_{name}"] = (-(log_w.exp() * log_w).sum(-1)).exp().mean()
-    pairs = max(1, (num_modes := pref.logits.shape[-1]) * (num_modes - 1))
+    pairs = max(1, args.num_modes * (args.num_modes - 1))
     columns["mode_distance"] = torch.cdist(pref.modes.mean, pref.modes.mean).sum((-2, -1)).mean() / pairs
     columns["mode_sigma"] = (pref.log_weight.exp() * pref.modes.std.mean(-1)).sum(-1).mean()
-    columns["mode_share"] = shares(main.modes.std, pref.modes.std, args)[0].mean()
-    return {name: x.item() for name, x in columns.items()}
+    main_precision = main.modes.std**-2
+    columns["mode_share"] = (main_precision / (main_precision + args.lambda_pref * pref.modes.std**-2)).mean()
+    return {name: float(x) for name, x in columns.items()}
 
 
-def failure_signatures(row: dict[str, float], action_space: gym.Space) -> list[str]:
-    """The known failures of the preference that show in a row of metrics.csv, each with the flag to turn."""
-    signatures = {
-        "the preference's entropy is collapsing (mean sigma below 0.05): raise --alpha": row["mode_sigma"] < 0.05,
-        "the preference's sigma is at its upper bound (2), so it guides no longer, and it stays there: "
-        "lower --alpha or --w-pref, or raise --w-cons": row["mode_sigma"] > 1.9,
-        "the experts' means are over 15 % of the action range apart: raise --w-cons": row["mean_difference"] > 0.15,
-        "updates are too large (approx_kl above 0.2): lower --beta1, --w-pref, --learning-rate": row["approx_kl"] > 0.2,
-    }
-    return [advice for advice, present in signatures.items() if present]
+# How training that goes wrong shows in metrics.csv: a column, the bounds that it leaves, and what to turn.
+SIGNATURES = (
+    ("mode_sigma", 0.05, math.inf, "the preference's entropy is collapsing: raise --alpha"),
+    ("mode_sigma", 0.0, 1.9, "the modes are at their widest, so they guide no longer: lower --alpha or --w-pref"),
+    ("mean_difference", 0.0, 0.15, "the experts' means are far apart: raise --w-cons"),
+    ("approx_kl", -math.inf, 0.2, "updates are too large: lower --beta1, --w-pref or --learning-rate"),
+)
 
 
-def evaluate(act: Callable, env: gym.Env, obs_stats: RunningMeanStd, episodes: int, args: Args) -> list[float]:
-    """Returns of so many episodes in the environment's own rewards; episode k is seeded with 2**30 + k.
-
-    Statistics are frozen, but for weights that come without: theirs are gathered on the way.
-    """
-    rng, returns, cut_off, gather = np.random.default_rng(args.seed), [], 0, obs_stats.count < 1
-    # Without a time limit a policy may never end an episode.
-    limit = math.inf if getattr(env.spec, "max_episode_steps", None) else 1_000
-    bar = tqdm(unit="step", disable=None if isinstance(env, gym.wrappers.RecordVideo) else True)
-    for episode in range(episodes):
-        (obs, _), episode_return, length, ended = env.reset(seed=2**30 + episode), 0.0, 0, False
-        while not ended and length < limit:
-            noise = 0.0 if args.eval_deterministic else sample_noise(rng, (1,), env.action_space)
-            action = act(observe(np.array(obs)[None], obs_stats, update=gather), noise)
-            obs, reward, terminated, truncated, _ = env.step(clip_action(action[0], env.action_space))
-            episode_return, length, ended = episode_return + float(reward), length + 1, terminated or truncated
-            bar.update()
-        returns.append(episode_return)
-        cut_off += not ended
-    bar.close()
-    if cut_off:
-        warn(f"{args.env_id} sets no max_episode_steps: {cut_off} of {episodes} evaluations cut off at {limit} steps")
+def evaluate(learner: Learner, env: gym.Env, episodes: int, args: Args) -> list[float]:
+    """Returns of so many episodes, with seeds from 2**30, in unscaled rewards; closes the environment."""
+    act = learner.policy(learner.agent, args)
+    rng = np.random.default_rng(args.seed)
+    gather = learner.obs_stats.count < 1  # statistics are frozen, but for weights that come without
+    space = env.action_space
+    limit = (env.spec and env.spec.max_episode_steps) or 1_000  # without one an episode might never end
+    returns = []
+    with env:
+        for episode in range(episodes):
+            obs, _ = env.reset(seed=2**30 + episode)
+            returns.append(0.0)
+            for _ in range(limit):
+                noise = 0.0 if args.eval_deterministic else sample_noise(rng, (1,), space)
+                action = act(normalize_obs(np.array(obs)[None], learner.obs_stats, args, update=gather), noise)[0]
+                obs, reward, terminated, truncated, _ = env.step(action.clip(space.low, space.high))
+                returns[-1] += float(reward)
+                if terminated or truncated:
+                    break
+            else:
+                print(f"warning: {args.env_id} sets no time limit: evaluation cut off after {limit} steps")
     return returns
-
-
-def final_evaluation(learner: Learner, folder: Path, args: Args) -> list[float]:
-    """Returns of --eval-episodes; with --capture-video the first --video-episodes are filmed into folder/videos."""
-    env = make_env(args.env_id, args.capture_video)
-    if args.capture_video:
-        say(f"filming into {folder}/videos, about 0.1 s a step without a GPU")
-        film = dict(name_prefix=time.strftime("%Y%m%d-%H%M%S"), episode_trigger=lambda k: k < args.video_episodes)
-        with writing(folder / "videos", "--capture-video: "):
-            env = gym.wrappers.RecordVideo(env, f"{folder}/videos", **film)
-    returns = evaluate(numpy_policy(learner.agent, args), env, learner.obs_stats, args.eval_episodes, args)
-    env.close()
-    say(f"evaluation: mean={np.mean(returns):.2f} std={np.std(returns):.2f} episodes={len(returns)}")
-    return returns
-
-
-def evaluate_only(learner: Learner, progress: dict, args: Args) -> int:
-    """Evaluate a run or a checkpoint; returns the exit code."""
-    if args.norm_obs and learner.obs_stats.count < 1:
-        say("this checkpoint has no observation statistics: they are gathered on the fly")
-    path, now = Path(args.evaluate), scheduled(args, max(1, progress["iteration"]), progress["trust"])
-    folder = path if path.is_dir() else path.parent
-    warn_of_changes(folder, {"versions": versions()})
-    final_evaluation(learner, folder, now)
-    return 0
-
-
-PROGRESS = dict(iteration=0, global_step=0, seconds=0.0, trust=0.0, id="")
-
-
-def make_learner(args: Args) -> tuple[Learner, dict]:
-    """The learner by --seed, or as --resume or --evaluate restore it, and what else a checkpoint holds."""
-    torch.set_num_threads(1)  # a network of this size is slower on more
-    torch.manual_seed(args.seed)
-    env = make_env(args.env_id, args.capture_video)
-    check_action_space(env.action_space, args)
-    agent = Agent(obs_dim := env.observation_space.shape[0], env.action_space, args.num_modes, args.logstd_init)
-    agent.to("cuda" if args.cuda else "cpu")
-    params = parameters_to_vector(agent.parameters()).detach()
-    vector_to_parameters(params, agent.parameters())  # from here on, the agent's weights are views of params
-    numpy_policy(shaken(agent), args)  # a network changed in one place only is found before a run
-    adam = Adam(torch.zeros_like(params), torch.zeros_like(params), params.new_ones(2, dtype=torch.float64))
-    stats = RunningMeanStd((obs_dim,), args.norm_obs), RunningMeanStd((), args.norm_reward)
-    learner = Learner(agent, params, adam, *stats, np.random.default_rng(args.seed))
-    progress = PROGRESS | {"id": os.urandom(4).hex()}
-    env.close()
-    return learner, progress | (restore(learner, args) if args.resume or args.evaluate else {})
-
-
-@torch.no_grad()
-def shaken(agent: Agent) -> Agent:
-    """A copy with weights far from those at the start, where a layer can be so small that it hardly shows."""
-    other, generator = copy.deepcopy(agent).cpu(), torch.Generator().manual_seed(0)
-    for x in other.parameters():
-        x.add_(0.3 * torch.randn(x.shape, generator=generator))
-    return other
-
-
-def save_checkpoint(folder: Path, learner: Learner, progress: dict, args: Args) -> None:
-    """Write checkpoint.pt, which torch.load(weights_only=True) reads."""
-    assert progress.keys() == PROGRESS.keys(), "what is to come back on --resume must stand in PROGRESS"
-    agent, _, adam, obs_stats, return_stats, rng = learner
-    tensors = dict(agent=agent.state_dict(), adam=adam._asdict(), torch_rng=torch.get_rng_state())
-    tensors |= dict(obs_stats=obs_stats.state_dict(), return_stats=return_stats.state_dict())
-    rest = progress | dict(numpy_rng=json.dumps(rng.bit_generator.state), args=asdict(args))
-    torch.save(tensors | rest, buffer := io.BytesIO())
-    write_atomic(folder / "checkpoint.pt", buffer.getvalue())
-
-
-def load_checkpoint(path: str) -> dict:
-    """A run's checkpoint or the authors' weights, in the same form; exits with one line where there is none."""
-    file = Path(path) / "checkpoint.pt" if Path(path).is_dir() else Path(path)
-    try:
-        checkpoint = dict(torch.load(file, map_location="cpu", weights_only=True))
-        if "agent" not in checkpoint:  # a plain state dict; the authors' critic repeats the shared backbone
-            weights = {name: value for name, value in checkpoint.items() if not name.startswith("critic.0.")}
-            checkpoint = {"agent": {name.replace("critic.1.", "critic."): value for name, value in weights.items()}}
-        return {"args": {}} | checkpoint
-    except Exception as error:  # noqa: BLE001 (a damaged file raises many kinds)
-        fail(f"{file} cannot be read ({type(error).__name__}): give a run's folder, or a whole checkpoint")
-
-
-def restore(learner: Learner, args: Args) -> dict:
-    """Bring the learner to where the checkpoint of --resume or --evaluate left it; returns what else that holds."""
-    checkpoint = load_checkpoint(path := args.resume or args.evaluate)
-    try:
-        learner.agent.load_state_dict(checkpoint["agent"])
-        for stats in {"obs_stats", "return_stats"} & checkpoint.keys():
-            getattr(learner, stats).load_state_dict(checkpoint[stats])
-        if args.resume:
-            for name, moment in learner.adam._asdict().items():
-                moment.copy_(checkpoint["adam"][name])
-            learner.rng.bit_generator.state = json.loads(checkpoint["numpy_rng"])
-            torch.set_rng_state(checkpoint["torch_rng"])
-    except (RuntimeError, ValueError, KeyError) as error:
-        fail(f"{path} is of another script, version or task than --env-id {args.env_id}, or only weights: {error}")
-    return {name: x for name, x in checkpoint.items() if name in PROGRESS}
-
-
-def open_folder(args: Args) -> tuple[Path, FileLock]:
-    """The folder of --resume, or a new one, locked against other processes until this one ends."""
-    started = f"{int(time.time())}-{time.time_ns() % 10**9}"  # two runs may start in the same second
-    name = args.run_name or f"{args.env_id}__{args.exp_name}__{args.seed}__{started}".replace("/", "_")
-    folder, flag = (Path(args.resume), "--resume") if args.resume else (Path("runs", name), f"--run-name {name}")
-    with writing(folder, f"{flag}: ", code=2):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", blocking=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            fail(f"{flag}: another process trains in {folder}; wait for its end")
-        trained = (folder / "metrics.csv").exists() and (folder / "metrics.csv").read_bytes().count(b"\n") > 1
-    if args.resume and (folder / "evaluation.json").exists():
-        say(f"{folder} is finished, nothing to resume")
-        sys.exit(0)
-    if trained and not args.resume:  # one that ended before its first row may start again
-        fail(f"{flag}: {folder} exists; give another name, or --resume {folder}")
-    return folder, lock
-
-
-@contextmanager
-def writing(folder: Path, flag: str = "", code: int = 1):
-    """Where a file of a run cannot be written, on a full disk say, the program ends with one line."""
-    try:
-        yield
-    except OSError as error:
-        fail(f"{flag}cannot write to {folder} ({error.strerror}): make it writable, or room on the disk", code)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """A crash or a full disk at any moment leaves the old file or the new one, never half of one."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with writing(path.parent), open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(temporary, path)
-    finally:
-        with suppress(OSError):  # gone, or on a disk that has become read-only
-            temporary.unlink()
 
 
 class Log:
-    """A run's metrics.csv, checkpoints and evaluation, its progress on the screen, and Weights & Biases."""
+    """A run's folder (config.json, metrics.csv, checkpoint.pt, evaluation.json), the screen, and Weights & Biases."""
 
-    def __init__(self, learner: Learner, progress: dict, args: Args):
-        self.learner, self.progress, self.args, self.eval_env = learner, progress, args, make_env(args.env_id)
-        self.folder, self.lock = open_folder(args)
-        if args.resume and load_checkpoint(args.resume)["iteration"] != progress["iteration"]:
-            fail(f"--resume {args.resume}: another process has just trained it further; try again")
-        self.metrics, self.started = self.folder / "metrics.csv", time.perf_counter() - progress["seconds"]
-        self.warned, self.signals, self.first, self.evaluated = set(), [], True, ""  # first: none ended here yet
-        config = asdict(args) | {"resume": None, "id": progress["id"], "versions": versions()}
-        if not args.resume:
-            self.metrics.unlink(missing_ok=True)
-            write_atomic(self.folder / "config.json", json.dumps(config, indent=2).encode())
-            save_checkpoint(self.folder, learner, progress, args)
-        else:
-            warn_of_changes(self.folder, config)
-        size = f"{args.num_iterations} iterations of {args.batch_size} steps"
-        say(f"{args.env_id}, seed {args.seed}: {size}, on the {'GPU' if args.cuda else 'CPU'}, into {self.folder}")
-        self.wandb = start_wandb(self.folder, config, args) if args.track else None
-        steps = dict(total=args.total_timesteps, initial=progress["global_step"])
-        self.bar = tqdm(**steps, unit="step", disable=not sys.stderr.isatty())
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.stop)
-
-    def stop(self, number: int, frame: object = None) -> None:
-        """Ctrl-C or SIGTERM: end after this iteration; at once the second time, or in the first one, which compiles."""
-        if self.signals or self.first:
-            self.close(128 + number)
-            os._exit(128 + number)  # callbacks of weak references swallow SystemExit, and while torch compiles many run
-        self.signals.append(number)
-        with suppress(OSError):  # print is not for signal handlers
-            os.write(2, b"\nstopping after this iteration; once more: at once\n")
-
-    def end_iteration(self, iteration, episodes: list, losses: Losses, diagnostics: dict, now: Args) -> None:
-        """Evaluate, write and save what is due; ends the program on a signal, or where numbers are not finite."""
-        args, step, params = self.args, iteration * self.args.batch_size, self.learner.params
-        if not (math.isfinite(losses.loss) and params.isfinite().all()):
-            self.close(1)
-            fail(f"not finite at step {step} (loss {losses.loss}): {self.folder} keeps the last good checkpoint", 1)
-        weights = [*self.learner.agent.parameters()]
-        whole = torch.equal(parameters_to_vector(weights), params) and all(x.requires_grad for x in weights)
-        assert whole, "the step trains the agent's first weights, and all of them: some have been replaced or frozen"
-        returns = [math.nan]
-        if args.eval_every and iteration % args.eval_every == 0:
-            returns = evaluate(numpy_policy(self.learner.agent, now), self.eval_env, self.learner.obs_stats, 3, now)
-        episodes = np.mean(episodes or [(math.nan, math.nan)], axis=0)
-        row = {"global_step": step, "episodic_return": episodes[0], "episodic_length": episodes[1]}
-        row |= {"eval_return": np.mean(returns)} | losses._asdict() | diagnostics | {"lr": now.learning_rate}
-        self.write(row)
-        for advice in set(failure_signatures(row, self.eval_env.action_space)) - self.warned:
-            warn(advice)
-            self.warned.add(advice)
-        self.progress |= dict(iteration=iteration, global_step=step)
-        stopping = [*self.signals]  # one that comes while this saves ends the next iteration
-        if stopping or iteration % args.checkpoint_every == 0 or iteration == args.num_iterations:
-            with writing(self.folder), open(self.metrics, "rb+") as file:
-                os.fsync(file.fileno())  # or a crash of the machine could leave a checkpoint without its rows
-            save_checkpoint(self.folder, self.learner, self.progress, args)
-        if stopping:
-            say(f"stopped at step {step}; go on with --resume {self.folder}")
-            self.stop(stopping[0])
-
-    def write(self, row: dict[str, float]) -> None:
-        """Add SPS, of all of the iteration, and seconds to a row, and send it everywhere."""
-        args, seconds, step = self.args, time.perf_counter() - self.started, row["global_step"]
-        row |= {"SPS": args.batch_size / (seconds - self.progress["seconds"]), "seconds": seconds}
-        row = {name: x if isinstance(x, int) else float(x) for name, x in row.items()}
-        self.progress["seconds"] = seconds
-        if self.first:
-            kept = whole_rows(self.metrics, ",".join(row), range(args.batch_size, step, args.batch_size))
-            write_atomic(self.metrics, kept)
-            self.first, self.columns = False, [*row]
-        assert [*row] == self.columns, "every row of metrics.csv has the same columns: nan where there is nothing"
-        with writing(self.folder), open(self.metrics, "a") as file:
-            file.write(",".join(map(str, row.values())) + "\n")
-        self.send(lambda run: run.log({name: x for name, x in row.items() if not math.isnan(x)}, step=step))
-        if not math.isnan(row["eval_return"]):
-            self.evaluated = f" eval_return={row['eval_return']:.1f}"
-        progress = f"return={row['episodic_return']:.1f} SPS={row['SPS']:.0f}{self.evaluated}"
-        if self.bar.disable and step // args.batch_size % 10 == 0:
-            say(f"step={step} {progress}")
-        self.bar.set_postfix_str(progress, refresh=False)
-        self.bar.update(args.batch_size)
-
-    def end_run(self, now: Args) -> int:
-        """Evaluate the finished run; returns the exit code."""
-        self.first = True  # no iteration is to be waited for
-        if self.signals:
-            self.stop(self.signals[0])
-        self.bar.close()
-        returns = final_evaluation(self.learner, self.folder, now)
-        result = dict(mean=np.mean(returns), std=np.std(returns), episodes=len(returns), returns=returns)
-        result["global_step"] = self.progress["global_step"]
-        write_atomic(self.folder / "evaluation.json", json.dumps(result).encode())
-        self.send(lambda run: run.summary.update({"evaluation": result}))
-        name = re.sub(r"[^\w.-]", "-", f"{self.folder.resolve().name[:100]}-{self.progress['id']}", flags=re.ASCII)
-        self.send(lambda run: run.log_artifact(str(self.folder / "checkpoint.pt"), name=name, type="model"))
-        self.close(0)
-        say(f"film it:  python {sys.argv[0]} --evaluate {self.folder} --capture-video")
-        if Path("benchmark/plot.py").exists():
-            say(f"plot it:  python benchmark/plot.py {self.folder}")
-        return 0
-
-    def close(self, code: int) -> None:
-        self.bar.close()
-        self.send(lambda run: run.finish(exit_code=code))
-        self.lock.release()
-
-    def send(self, message: Callable) -> None:
-        """Tell Weights & Biases; its own process may be gone, on a cluster say, which must not end the training."""
+    def __init__(self, learner: Learner, args: Args):
+        """Create and lock the folder, or with --resume lock it and load the learner from it."""
+        self.learner = learner
+        self.args = args
+        name = args.run_name or f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
+        self.folder = Path("runs", re.sub(r'[/\\:*?"<>|]', "_", name)) if args.resume is None else Path(args.resume)
+        self.metrics = self.folder / "metrics.csv"
+        self.evaluation = self.folder / "evaluation.json"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = FileLock(self.folder / ".lock", blocking=False, fallback_to_soft=False)
         try:
-            if self.wandb:
-                message(self.wandb)
-        except Exception as error:  # noqa: BLE001 (a lost connection raises many kinds)
-            warn(f"Weights & Biases has stopped ({error}); metrics.csv goes on")
-            self.wandb = None
+            self.lock.acquire()
+        except Timeout:
+            refuse(f"another process trains in {self.folder}: it holds {self.lock.lock_file}")
+        except OSError as error:  # a file system without locks
+            print(f"{self.lock.lock_file} cannot be locked ({error.strerror}): start no second process in this folder")
+        if args.resume is not None:
+            learner.load(args.resume, args)
+            if learner.iteration >= args.num_iterations and self.evaluation.exists():
+                print(f"{self.folder} is finished; to go on, give a longer --total-timesteps")
+                sys.exit(0)
+            self.evaluation.unlink(missing_ok=True)
+            rows = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.exists() else []
+            write_whole(self.metrics, b"".join(rows[: 1 + learner.iteration]))  # without one newer than the checkpoint
+        elif self.metrics.exists():
+            refuse(f"{self.folder} exists: give another --run-name, or --resume {self.folder}")
+        self.wandb = None
+        if args.track:
+            import wandb
+
+            run = dict(project=args.wandb_project_name, entity=args.wandb_entity, name=self.folder.resolve().name)
+            run |= dict(id=learner.wandb_id, resume="allow", config=asdict(args), allow_val_change=True)
+            try:
+                self.wandb = wandb.init(**run, dir=self.folder)
+            except (wandb.Error, ValueError) as error:
+                refuse(f"--track: {error} (WANDB_MODE=offline needs no login and no network)")
+            learner.wandb_id = self.wandb.id  # within a sweep, the sweep's
+        versions = {library.__name__: library.__version__ for library in (torch, gym, mujoco, np)}
+        config = asdict(args) | {"resume": None, "id": learner.wandb_id, "versions": versions}
+        write_whole(self.folder / "config.json", json.dumps(config, indent=2).encode())
+        learner.save(self.folder, args, sync=True)
+        print(f"{args.env_id}: {args.num_iterations} iterations of {args.batch_size} steps, into {self.folder}")
+        self.advice_given = set()
+        self.started = time.perf_counter() - learner.seconds
+        self.compiled = None  # iteration and seconds after the first iteration of this process, which compiles
+
+    def end_iteration(self, episodes: list, losses: dict, diagnostics: dict[str, float], args: Args) -> None:
+        """Evaluate where it is due, write, save and show; ends the program where numbers are not finite."""
+        learner = self.learner
+        iteration = learner.iteration
+        step = iteration * args.batch_size
+        if not (math.isfinite(losses["loss"]) and learner.params.isfinite().all()):
+            sys.exit(f"error: not finite at step {step}: {self.folder} keeps the checkpoint before")
+        mean_return, mean_length = np.mean(episodes, axis=0) if episodes else (math.nan, math.nan)
+        evaluating = args.eval_every and iteration % args.eval_every == 0
+        eval_return = np.mean(evaluate(learner, make_env(args), 3, args)) if evaluating else math.nan
+        seconds = time.perf_counter() - self.started
+        row = dict(global_step=step, episodic_return=mean_return, episodic_length=mean_length, eval_return=eval_return)
+        speed = args.batch_size / (seconds - learner.seconds)
+        row |= losses | diagnostics | dict(lr=args.learning_rate, SPS=speed, seconds=seconds)
+        learner.seconds = seconds
+        due = iteration % 10 == 0 or iteration == args.num_iterations
+        with open(self.metrics, "a+", newline="") as file:
+            file.seek(0)
+            columns = file.readline().strip().split(",") if iteration > 1 else list(row)
+            table = csv.DictWriter(file, columns, restval=math.nan, lineterminator="\n")
+            if iteration == 1:
+                table.writeheader()
+            table.writerow(row)  # an error where a column is new
+            if due:
+                file.flush()
+                os.fsync(file.fileno())
+        learner.save(self.folder, self.args, sync=due)
+        if self.wandb:
+            self.wandb.log({name: x for name, x in row.items() if not math.isnan(x)}, step=step)
+        if self.compiled is None:
+            self.compiled = iteration, seconds
+            moments = learner.adam["v"].split([x.numel() for x in learner.agent.parameters()])
+            for (name, _), v in zip(learner.agent.named_parameters(), moments):
+                if not (v.any() or name.startswith("preference") and (args.fusion == "none" or args.num_modes == 1)):
+                    print(f"warning: no gradient has reached {name}")
+        elif due:
+            pace = (iteration - self.compiled[0]) / (seconds - self.compiled[1])  # iterations a second
+            left = (args.num_iterations - iteration) / pace / 60
+            print(f"step={step} return={mean_return:.1f} SPS={args.batch_size * pace:.0f} {left:.1f} min left")
+        for column, low, high, advice in SIGNATURES:
+            if not low <= row[column] <= high and advice not in self.advice_given:
+                print(f"warning: {column} is {row[column]:.3g}: {advice}")
+                self.advice_given.add(advice)
 
 
-def whole_rows(path: Path, header: str, steps: range) -> bytes:
-    """metrics.csv up to the checkpoint: the header, and of these steps the rows that a crash left whole."""
-    *lines, _ = path.read_text(errors="replace").split("\n") if path.exists() else [""]
-    if lines and lines[0] != header and lines[0].startswith("global_step,"):
-        fail(f"{path} has other columns than this script writes: go on with the script that began it")
-    whole = {line.split(",")[0]: line for line in lines if line.count(",") == header.count(",")}
-    kept = [whole[str(step)] for step in steps if str(step) in whole]
-    if len(kept) < len(steps):
-        warn(f"{path} lacks {len(steps) - len(kept)} of its first {len(steps)} rows")
-    return "\n".join([header, *kept, ""]).encode()
-
-
-def start_wandb(folder: Path, config: dict, args: Args):
-    """A run on Weights & Biases, offline without a login or a connection; exits with one line where it refuses."""
-    import wandb
-
-    run = dict(project=args.wandb_project_name, entity=args.wandb_entity, name=folder.resolve().name, config=config)
-    run |= dict(id=config["id"], resume="allow", dir=folder)
-    reason = "no Weights & Biases login"
-    try:
-        if "WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False):
-            return wandb.init(**run, settings=wandb.Settings(init_timeout=30))
-    except Exception as error:  # noqa: BLE001 (each setting raises its own)
-        if type(error) is not wandb.errors.CommError:
-            fail(f"--track: {error}")
-        reason = " ".join(str(error).split())
-    say(f"{reason}: logging offline; later, run: wandb sync {folder}/wandb/offline-run-*")
-    wandb.teardown()  # or the failed run still holds its id
-    return wandb.init(**run, mode="offline")
-
-
-def read_json(path: Path) -> dict:
-    """The file's content, {} where it holds none."""
-    with suppress(OSError, TypeError, ValueError):
-        return dict(json.loads(path.read_text()))
-    return {}
-
-
-def warn_of_changes(folder: Path, config: dict) -> None:
-    """One line where a run's config.json has other arguments than `config`, another script or other libraries."""
-    before, now = (x | (x.get("versions") or {}) for x in (read_json(folder / "config.json"), config))
-    changed = {name: x for name, x in now.items() if before.get(name, x) != x and name != "versions"}
-    if changed:
-        warn(f"{folder} was made with other values than {changed}: see its config.json")
-
-
-def versions() -> dict[str, str]:
-    source = Path(__file__).read_bytes()  # a copy with another fusion has the same weights and arguments
-    found = {"script": f"{Path(__file__).name} {zlib.crc32(source):08x}", "python": sys.version.split()[0]}
-    for name in ("torch", "gymnasium", "mujoco", "box2d", "numpy"):
-        with suppress(ModuleNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-def say(message: str, stream=None) -> None:
-    """Print a line; where nobody reads any more, as behind `| head`, the program goes on without."""
-    stream = stream or sys.stdout
-    try:
-        tqdm.write(message, file=stream)
-        stream.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def warn(message: str) -> None:
-    say(f"warning: {message}", sys.stderr)
-
-
-def fail(message: str, code: int = 2) -> NoReturn:
-    """End the program with one line on stderr."""
-    say("error: " + " ".join(message.split()), sys.stderr)
-    sys.exit(code)
+def refuse(message: str) -> NoReturn:
+    """End the program, as with whatever the command line got wrong."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def parse_args(argv: list[str] | None = None) -> Args:
     """The command line; with --resume or --evaluate, on top of the arguments saved with the run."""
-    args = read_flags(argv, Args())
-    if "" in (args.resume, args.evaluate) or (args.resume and args.evaluate):
-        fail("--resume and --evaluate: give one of them, and a run's folder with it")
-    if args.resume and not Path(args.resume).is_dir():
-        fail(f"--resume {args.resume}: no such folder")
-    if args.evaluate and args.track:
-        fail("--track: an evaluation logs nothing; leave it out")
-    if source := args.resume or args.evaluate:
-        saved = load_checkpoint(source)["args"] | dict(resume=args.resume, evaluate=args.evaluate)
-        saved = (asdict(Args()) if args.resume else {}) | saved  # a run may be older than a flag
-        if unknown := saved.keys() - asdict(args).keys():
-            fail(f"{source} is of another script: this one has no {', '.join(sorted(unknown))}")
-        saved["cuda"] = saved.get("cuda", False) and torch.cuda.is_available()
-        if args.evaluate:
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    if args.resume is not None or args.evaluate is not None:
+        path = Path(args.resume, "checkpoint.pt") if args.evaluate is None else args.evaluate
+        saved = {name: x for name, x in load_checkpoint(path)["args"].items() if name in asdict(args)}
+        saved |= dict(resume=args.resume, evaluate=args.evaluate)
+        if args.evaluate is not None:
             saved |= dict(capture_video=False, track=False)
-        args = read_flags(argv, Args(**saved))
-        free = {*asdict(Logging()), "cuda", "compile"}  # what changes nothing about the method
-        fixed = saved.keys() - free if args.resume else {"total_timesteps", "num_envs", "num_steps"}
-        for name in saved:
-            if name in fixed and (value := getattr(args, name)) != saved[name]:
-                fail(f"--{name.replace('_', '-')} {value} contradicts {saved[name]} of {source}: leave it out")
-    check_args(args)
+        args = tyro.cli(Args, args=argv, description=__doc__, default=Args(**saved))
+        changed = {name: x for name, x in asdict(args).items() if x != saved.get(name, x)}
+        if args.resume is not None and {"env_id", "seed", "num_envs", "num_steps", "num_modes"} & changed.keys():
+            refuse(f"--resume cannot change the task, the seed or shapes: {changed}")
+        if args.resume is not None and changed:
+            print(f"from here on, with schedules of {args.total_timesteps} steps: {changed}")
+    # Least and largest value of numbers; where not named, 0 to 1e6 for fractions and from 1 for whole ones.
+    ranges = dict(seed=(0, 2**32 - 1), total_timesteps=(args.batch_size, 2**53), eval_every=(0, 2**53), gamma=(0, 1))
+    ranges |= dict(gae_lambda=(0, 1), max_grad_norm=(1e-9, 1e6), num_modes=(1, 64), logstd_init=(-6, 0.6))
+    for name, x in asdict(args).items():
+        low, high = ranges.get(name, (0, 1e6) if type(x) is float else (1, 2**53))
+        if type(x) in (int, float) and not low <= x <= high:
+            refuse(f"--{name.replace('_', '-')} {x}: give a number from {low:g} to {high:g}")
+    if args.batch_size % args.num_minibatches or args.batch_size == args.num_minibatches:
+        refuse(f"--num-minibatches {args.num_minibatches}: must divide the {args.batch_size} steps of a batch")
+    for flag, package in {"track": "wandb", "capture_video": "moviepy"}.items():
+        if getattr(args, flag) and not find_spec(package):
+            refuse(f"--{flag.replace('_', '-')}: run pip install {package}")
     return args
 
 
-def read_flags(argv: list[str] | None, default: Args) -> Args:
-    """argv on top of a default, in the groups that --help shows."""
-    groups = {kind.__name__: kind for kind in reversed(Args.__mro__[1:-1])}
-    values = {name: kind(**{x.name: getattr(default, x.name) for x in fields(kind)}) for name, kind in groups.items()}
-    flags = make_dataclass("flags", groups.items())
-    parsed = tyro.cli(tyro.conf.OmitArgPrefixes[flags], args=argv, description=__doc__, default=flags(**values))
-    return Args(**{name: value for group in vars(parsed).values() for name, value in vars(group).items()})
-
-
-LIMITS = dict(seed=(0, 2**32 - 1), eval_every=(0, 2**53), gamma=(0, 1), gae_lambda=(0, 1), learning_rate=(0, 1e38))
-LIMITS |= dict(logstd_init=(-6, 0.6))  # where the preference's std lies within STD_BOUNDS, so that it can be learned
-LIMITS |= dict(num_modes=(1, 64))
-
-
-def check_args(args: Args) -> None:
-    """Exit with one line that names the first argument out of range."""
-    for name, value in asdict(args).items():
-        low, high = LIMITS.get(name, (0, 1e6) if type(value) is float else (1, 2**53))
-        if type(value) in (int, float) and not low <= value <= high:
-            fail(f"--{name.replace('_', '-')} {value}: give a number from {low:g} to {high:g}")
-    if args.batch_size % args.num_minibatches or args.batch_size < 2 * args.num_minibatches:
-        fail(f"--num-minibatches {args.num_minibatches}: {args.batch_size} steps a batch must be 2, 3, ... times that")
-    if args.total_timesteps < args.batch_size:
-        fail(f"--total-timesteps {args.total_timesteps}: give at least num_envs * num_steps = {args.batch_size}")
-    if args.run_name and (Path(args.run_name).name != args.run_name or args.run_name == ".."):
-        fail(f"--run-name {args.run_name}: give the name of one folder inside runs/")
-    if args.track and not find_spec("wandb"):
-        fail("--track: run pip install wandb")
-    if args.cuda and not torch.cuda.is_available():
-        fail("--cuda: torch sees no GPU here; leave it out")
+def main(args: Args) -> None:
+    """Train and evaluate, or only evaluate."""
+    torch.set_num_threads(1)  # a network of this size is slower on more
+    torch.manual_seed(args.seed)
+    np.random.seed(args.seed)  # for environments that draw from it
+    random.seed(args.seed)  # likewise
+    log = None
+    try:
+        with closing(VecEnv(args.num_envs if args.evaluate is None else 1, args)) as envs:
+            learner = Learner(envs.envs[0], args)
+            if args.evaluate is None:
+                log = Log(learner, args)
+                if learner.iteration < args.num_iterations:
+                    train(envs, learner, log, args)
+            else:
+                learner.load(args.evaluate, args)
+                print(f"{args.evaluate}, of {load_checkpoint(args.evaluate)['args'].get('env_id', 'an unknown task')}:")
+        scheduled = replace(args, **schedule(args, learner))
+        returns = evaluate(learner, make_env(args), args.eval_episodes, scheduled)
+        result = dict(mean=np.mean(returns), std=np.std(returns), episodes=len(returns), returns=returns)
+        print("evaluation: mean={mean:.2f} std={std:.2f} episodes={episodes}".format(**result), end=" ")
+        print(f"({'mean' if args.eval_deterministic else 'sampled'} actions in {args.env_id}, std over episodes)")
+        if log:
+            result["global_step"] = learner.iteration * args.batch_size
+            write_whole(log.evaluation, json.dumps(result).encode())
+        if log and log.wandb:
+            log.wandb.summary["evaluation"] = result
+            log.wandb.log_artifact(log.folder / "checkpoint.pt", name=f"agent-{log.wandb.id}", type="model")
+        if args.capture_video:  # last, in case it fails
+            evaluate(learner, make_env(args, film=(log.folder if log else Path()) / "videos"), 1, scheduled)
+    except KeyboardInterrupt:
+        print(f"\nstopped; to go on: python {sys.argv[0]} --resume {log.folder}" if log else "\nstopped")
+        sys.exit(130)
 
 
 if __name__ == "__main__":
-    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-    sys.exit(main(parse_args()))
+    sys.stdout.reconfigure(line_buffering=True)
+    for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has no SIGHUP
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    main(parse_args())
