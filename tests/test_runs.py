@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SCRIPTS, command, environment, evaluation_line, own_signals, read_metrics
+from conftest import ROOT, SCRIPTS, environment, evaluation_line, own_signals, read_metrics
 
 CONTINUOUS, DISCRETE, BASELINE = SCRIPTS
 EVERY_SCRIPT = [*SCRIPTS, "open_questions/prefpoe_multimodal", "open_questions/prefpoe_sac"]
@@ -90,7 +90,7 @@ def forks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("PYTHONPATH", PATHS)
-        FORKS.set_forkserver_preload(["torch", "torch.func", "gymnasium.envs.mujoco", "mujoco", "tyro", "filelock"])
+        FORKS.set_forkserver_preload(["torch._dynamo", "torch.func", "gymnasium.envs.mujoco", "tyro", "filelock"])
         yield
 
 
@@ -138,18 +138,16 @@ def assert_sound(folder):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """`finished(script)`: the folder and stdout of a run by a copy of the script, alone in its folder."""
+    """`finished(script)`: the folder and stdout of a run."""
     done = {}
 
     def finished(name):
         if name not in done:
-            alone = tmp_path_factory.mktemp(name)
-            shutil.copy(path(name), alone)
-            options = dict(cwd=alone, env=environment(PYTHONPATH=str(ROOT / "tests")), text=True, capture_output=True)
-            process = subprocess.run([sys.executable, f"{name}.py", *small(name)], check=True, **options)
-            (folder,) = (alone / "runs").iterdir()
-            assert {path.name for path in alone.iterdir()} == {f"{name}.py", "runs"} and not process.stderr
-            done[name] = folder, process.stdout
+            cwd = tmp_path_factory.mktemp(name)
+            out, err = Start([path(name), *small(name)], cwd).end()
+            (folder,) = (cwd / "runs").iterdir()
+            assert {path.name for path in cwd.iterdir()} == {"runs", "stdout", "stderr"} and not err
+            done[name] = folder, out
         return done[name]
 
     return finished
@@ -196,11 +194,11 @@ def test_the_script_metadata_name_every_import_and_none_is_of_the_repository(nam
     assert {x.name for x in dependencies} == (imported - sys.stdlib_module_names) | held_back
     for python, has_box2d in (("3.10", True), ("3.13", True), ("3.14", False)):
         asked = [x for x in dependencies if x.marker is None or x.marker.evaluate({"python_version": python})]
-        assert any("box2d" in x.extras for x in asked) == (has_box2d and name in SCRIPTS)
+        assert any("box2d" in x.extras for x in asked) == has_box2d
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_alone_in_a_folder_leaves_a_whole_run(name, finished):
+def test_a_run_leaves_a_whole_folder(name, finished):
     """With every argument and version, each column of each row, and nothing half-written."""
     folder, out = finished(name)
     assert re.fullmatch(rf"{TASK[name].replace(':', '_')}__{name}__1__\d{{19}}", folder.name)
@@ -278,7 +276,8 @@ def test_a_run_killed_at_any_operation_on_its_files_goes_on(continuous, finished
         else:
             call(continuous, *small(CONTINUOUS, "--run-name", folder.name, *flags))
         assert learned(folder) == learned(tmp_path / "runs/whole"), operations
-        assert evaluation(folder) == evaluation(tmp_path / "runs/whole")
+        returns = evaluation(tmp_path / "runs/whole")["returns"]  # a run that was trained already is evaluated in torch
+        assert evaluation(folder)["returns"] == pytest.approx(returns, abs=1e-6)
         operations += 1
     assert operations >= 15
 
@@ -336,17 +335,18 @@ def test_the_last_evaluation_ends_at_a_signal_too_and_is_made_up_for(finished, c
     assert contents(folder)["metrics.csv"] == before["metrics.csv"]
 
 
-def test_under_nohup_a_run_outlives_its_terminal(tmp_path):
-    argv = ["nohup", *command(BASELINE, *small(BASELINE, "--run-name", "run"))]
-    process = subprocess.Popen(
-        argv, cwd=tmp_path, env=environment(PYTHONPATH=PATHS), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+def test_under_nohup_a_script_alone_in_a_folder_outlives_its_terminal(tmp_path):
+    shutil.copy(path(BASELINE), tmp_path)
+    argv = ["nohup", sys.executable, f"{BASELINE}.py", *small(BASELINE, "--run-name", "run")]
+    pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(argv, cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT / "tests")), **pipes)
     deadline = time.monotonic() + 60
     while rows_of(tmp_path / "runs/run") < 2:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(HUP)
-    assert process.wait(60) == 0 and rows_of(tmp_path / "runs/run") == ITERATIONS
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and rows_of(tmp_path / "runs/run") == ITERATIONS, err
 
 
 @pytest.mark.parametrize("room", [100, 3000])
