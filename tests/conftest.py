@@ -1,9 +1,9 @@
-"""The three scripts as modules, and a way to run them as a user does, in a second process."""
+"""The three scripts as modules, copies of them with changes, and a way to run them as a user does."""
 
 import csv
 import importlib
+import importlib.util
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -19,23 +19,43 @@ sys.path.insert(0, str(ROOT))
 
 @pytest.fixture(scope="session")
 def continuous():
-    return importlib.import_module("prefpoe_continuous")
+    return importlib.import_module(SCRIPTS[0])
 
 
 @pytest.fixture(scope="session")
 def discrete():
-    return importlib.import_module("prefpoe_lunarlander")
+    return importlib.import_module(SCRIPTS[1])
 
 
 @pytest.fixture(scope="session")
 def baseline():
-    return importlib.import_module("ppo_baseline")
+    return importlib.import_module(SCRIPTS[2])
 
 
 @pytest.fixture(params=SCRIPTS)
 def script(request):
     """Each of the three scripts in turn, as a module."""
     return importlib.import_module(request.param)
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """`copied(name, (old, new), …)`: the script as a researcher has it who copied it and made these changes."""
+
+    def copy(name, *changes):
+        source = (ROOT / f"{name}.py").read_text()
+        for old, new in changes:
+            assert old in source
+            source = source.replace(old, new)
+        path = tmp_path / f"copy_of_{name}.py"
+        path.write_text(source)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return copy
 
 
 def command(script: str, *flags: object) -> list[str]:
@@ -53,15 +73,8 @@ def run(tmp_path):
     """`run(script, *flags)` runs a script in an empty folder and returns the finished process."""
 
     def run(script: str, *flags: object, cwd: Path = tmp_path, **changes: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            command(script, *flags),
-            cwd=cwd,
-            env=environment(**changes),
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        options = dict(cwd=cwd, env=environment(**changes), capture_output=True, text=True, timeout=240)
+        return subprocess.run(command(script, *flags), check=False, **options)
 
     return run
 
@@ -69,7 +82,7 @@ def run(tmp_path):
 @contextmanager
 def own_signals():
     """Handlers as they were, whatever a run in this process sets."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
@@ -83,8 +96,6 @@ def read_metrics(folder: Path) -> list[dict[str, str]]:
 
 
 def evaluation_line(stdout: str) -> str:
-    """The run's last result; after it come only the commands to go on with."""
-    lines = stdout.splitlines()
-    (at,) = [i for i, line in enumerate(lines) if line.startswith("evaluation: mean=")]
-    assert all(re.match("(film|plot) it:  python ", line) for line in lines[at + 1 :])
-    return lines[at]
+    """The last line of results, wherever it stands."""
+    (line,) = [line for line in stdout.splitlines() if line.startswith("evaluation: mean=")]
+    return line
