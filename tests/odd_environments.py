@@ -87,6 +87,14 @@ class Square(Walk):
     action_space = gym.spaces.Box(-1, 1, (2, 2))
 
 
+def distant_hopper(**options):
+    """Hopper-v4 100 m from where it usually starts, beyond the floor of its model."""
+    env = gym.make("Hopper-v4", **options, terminate_when_unhealthy=False).unwrapped
+    env.init_qpos[0] += 100
+    return env
+
+
+gym.register("DistantHopper-v4", distant_hopper, max_episode_steps=20)
 for odd in (Walk, Hop, Dice, Parent, Integers, Square):
     gym.register(f"{odd.__name__}-v0", odd)
 

@@ -128,8 +128,9 @@ def test_numbers_out_of_range_are_named(script, refused):
         (dict(num_minibatches=64), "--num-minibatches 64"),
         (dict(num_envs=2, total_timesteps=127), "--total-timesteps 127"),
         (dict(env_id="CartPol-v1"), "--env-id CartPol-v1"),
-        (dict(env_id="Pendulum-v9"), "--env-id Pendulum-v9"),
         (dict(env_id=""), "--env-id"),
+        (dict(resume=""), "checkpoint.pt"),  # a variable that is not set
+        (dict(evaluate=""), "checkpoint.pt"),
         (dict(env_id="no_such_module:Pendulum-v1"), "no_such_module"),
         (dict(env_id=f"{ODD}:Integers-v0"), "int32"),
         (dict(env_id=f"{ODD}:Square-v0"), "(2, 2)"),
@@ -137,11 +138,6 @@ def test_numbers_out_of_range_are_named(script, refused):
 )
 def test_what_no_run_can_be_made_of_is_named(script, changes, flag, refused):
     refused(script, *flags(script.__name__, **changes), naming=(flag,))
-
-
-@pytest.mark.parametrize(("name", "env_id"), [(CONTINUOUS, "CartPole-v1"), (DISCRETE, "Pendulum-v1")])
-def test_a_task_for_the_other_script_is_refused(name, env_id, refused):
-    refused(name, *flags(name, env_id=env_id), naming=(env_id, "Discrete(2)" if name == CONTINUOUS else "Box"))
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "/tmp/x", "a:b*?", "..", "."])
@@ -158,28 +154,18 @@ def test_an_existing_run_is_not_overwritten(script, trained, refused, monkeypatc
     refused(script, *flags(script.__name__, run_name=folder.name), naming=("--run-name", folder.name, "--resume"))
 
 
-@pytest.mark.parametrize("how", ["missing", "half", "garbage", "empty", "folder", "code", "list"])
+@pytest.mark.parametrize("how", ["missing", "half", "garbage", "folder", "code", "list"])
 def test_a_checkpoint_that_cannot_be_read_is_named(script, how, trained, tmp_path, refused):
     good = (trained[script.__name__] / "checkpoint.pt").read_bytes()
     folder = tmp_path / "runs/x"
     path = folder / "checkpoint.pt"
-    if how == "folder":
-        path.mkdir(parents=True)
-    elif how != "missing":
-        folder.mkdir(parents=True)
-        path.write_bytes({"half": good[: len(good) // 2], "garbage": b"not a checkpoint\n" * 99}.get(how, b""))
-    if how == "code":
-        torch.save({"agent": Path("would need to run code")}, path)
-    elif how == "list":
-        torch.save([1, 2], path)
+    (path if how == "folder" else folder).mkdir(parents=True)
+    if how in ("code", "list"):
+        torch.save({"agent": Path("would need to run code")} if how == "code" else [1, 2], path)
+    elif how in ("half", "garbage"):
+        path.write_bytes(good[: len(good) // 2] if how == "half" else b"not a checkpoint\n" * 99)
     for words in (("--evaluate", folder), ("--evaluate", path), ("--resume", folder)):
         refused(script, *words, naming=(folder,))
-
-
-@pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
-def test_a_run_that_is_an_unset_variable_is_refused(script, flag, refused, tmp_path):
-    refused(script, *flags(script.__name__), flag, "", naming=())
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
@@ -202,14 +188,6 @@ def test_weights_of_another_tasks_shape_are_refused_and_others_are_evaluated_und
     call(name, "--evaluate", trained[name], "--env-id", similar)
     out = capsys.readouterr().out
     assert similar in out and TASKS[name] in out and evaluation_line(out)
-
-
-@pytest.mark.parametrize("words", [("--gamma", "2"), ("--no-such-flag",)])
-def test_bad_input_ends_a_real_process_with_code_2(words, run, tmp_path):
-    process = run(CONTINUOUS, *words, PYTHONWARNINGS="")
-    assert process.returncode == 2 and not process.stdout
-    assert "Traceback" not in process.stderr and words[0] in process.stderr
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -289,7 +267,6 @@ def test_no_warning_says_that_v4_is_out_of_date(name, recwarn):
     with pytest.warns(DeprecationWarning, match="out of date"):
         gym.make("InvertedPendulum-v4")
     call(name, *flags(name, env_id="InvertedPendulum-v4", run_name="x"))
-    call(name, "--evaluate", "runs/x")
     assert not [warning for warning in recwarn if "out of date" in str(warning.message)]
 
 
@@ -336,17 +313,18 @@ def test_a_film_follows_the_agent_over_a_floor_that_does_not_end(run, tmp_path):
     """Hopper is the only thing there of a warm colour. A display that cannot be reached is not needed either."""
     from moviepy import VideoFileClip
 
-    words = flags(CONTINUOUS, env_id=f"{ODD}:FarHopper-v4", run_name="x", capture_video=True, eval_every=0)
+    words = flags(CONTINUOUS, env_id=f"{ODD}:DistantHopper-v4", run_name="x", capture_video=True, eval_every=0)
     process = run(CONTINUOUS, *words, DISPLAY=":99", PYTHONPATH=str(ROOT / "tests"))
     assert process.returncode == 0, process.stderr
     (film,) = (tmp_path / "runs/x").rglob("*.mp4")
-    assert "FarHopper" in film.name and film.name in process.stdout + process.stderr
+    assert "DistantHopper" in film.name and film.name in process.stdout + process.stderr
     with VideoFileClip(str(film)) as clip:
         *_, last = clip.iter_frames()
     red, _, blue = last.astype(int).transpose(2, 0, 1)
     rows, columns = (red - blue > 60).nonzero()
     assert len(rows) > 1000 and 120 < columns.mean() < 360
-    assert (last[-120:].sum(2) > 60).mean() > 0.95, "where the floor ends all is black"
+    bright = last[-120:].mean(2) > 100
+    assert all(0.2 < part.mean() < 0.8 for part in (bright[:, :120], bright[:, -120:])), "a floor of light and dark"
 
 
 def test_a_film_that_fails_leaves_the_evaluation(run):
@@ -361,7 +339,7 @@ def test_a_film_that_fails_leaves_the_evaluation(run):
 
 
 def test_the_camera_and_the_floor_of_a_film_change_no_return(continuous):
-    args = continuous.Args(env_id=f"{ODD}:FarHopper-v4")
+    args = continuous.Args(env_id=f"{ODD}:DistantHopper-v4")
     returns = []
     for film in (None, Path("films")):
         torch.manual_seed(0)
@@ -471,15 +449,11 @@ def test_what_wandb_refuses_is_one_line_and_does_not_block_the_name(setting, tra
 
 
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="the authors' weights are not here")
-def test_the_authors_weights_score_as_published_with_sigma_p_at_its_clamp(continuous, capsys):
+def test_the_authors_weights_score_as_published(continuous, capsys):
     """5,854 +- 1,165 measured for the fused mean over 18 episodes; the paper says 5,616."""
     call(continuous, "--env-id", "HalfCheetah-v4", "--evaluate", WEIGHTS, "--eval-episodes", 3)
     mean = re.match(r"evaluation: mean=(\S+) std=\S+ episodes=3", evaluation_line(capsys.readouterr().out))[1]
     assert float(mean) > 3500
-    agent = continuous.Agent(17, gym.spaces.Box(-1, 1, (6,)), continuous.Args())
-    agent.load_state_dict(continuous.load_checkpoint(str(WEIGHTS))["agent"])
-    _, preference, _ = agent(torch.randn(5, 17))
-    assert preference.std.shape == (5, 6) and (preference.std == 2.0).all()
 
 
 def authors_form(obs_dim, action_dim):

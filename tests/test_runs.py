@@ -33,8 +33,6 @@ BATCH = 64
 # Observations as they are: each start of a process begins its episodes anew, which the statistics count.
 SMALL = f"--no-compile --num-envs 2 --num-steps {BATCH // 2} --num-minibatches 2 --update-epochs 1 --no-norm-obs"
 SMALL += f" --norm-reward --eval-every 20 --eval-episodes 3 --total-timesteps {ITERATIONS * BATCH}"
-WALL_CLOCK = {"SPS", "seconds"}
-PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
 FORKS = multiprocessing.get_context("forkserver")
 
 
@@ -90,7 +88,6 @@ class Start:
 def forks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("PYTHONPATH", PATHS)
         FORKS.set_forkserver_preload(["torch._dynamo", "torch.func", "gymnasium.envs.mujoco", "tyro", "filelock"])
         yield
 
@@ -123,7 +120,7 @@ def contents(folder):
 
 def learned(folder, *less):
     """The rows of metrics.csv without the wall clock."""
-    return [{key: x for key, x in row.items() if key not in WALL_CLOCK | {*less}} for row in read_metrics(folder)]
+    return [{key: x for key, x in row.items() if key not in {"SPS", "seconds", *less}} for row in read_metrics(folder)]
 
 
 def assert_sound(folder):
@@ -532,11 +529,8 @@ def test_evaluate_prints_the_runs_own_evaluation_and_writes_nothing(name, finish
 # --- learning ----------------------------------------------------------------------------------
 
 
-def test_prefpoe_learns_to_balance_the_pole(discrete, tmp_path):
-    """Compiled, to a return, in training as in evaluation, that samples of an untrained policy never reach.
-
-    (The mode of an untrained network can balance by luck: 2 of 100 initialisations reach 500.)
-    """
+def test_prefpoe_learns_to_balance_the_pole(tmp_path):
+    """Compiled, to a return, in training as in evaluation, that samples of an untrained policy never reach."""
     flags = "--env-id CartPole-v1 --num-envs 4 --num-steps 256 --num-minibatches 4 --update-epochs 8 --eval-every 0"
     flags += " --learning-rate 1e-3 --norm-obs --norm-reward --total-timesteps 30720"
     out, _ = Start([path(DISCRETE), *flags.split(), "--run-name", "run"], tmp_path).end()
@@ -544,14 +538,6 @@ def test_prefpoe_learns_to_balance_the_pole(discrete, tmp_path):
     assert evaluation(tmp_path / "runs/run")["mean"] > 400
     returns = [float(row["episodic_return"]) for row in read_metrics(tmp_path / "runs/run")]
     assert np.nanmean(returns[-5:]) > 200 and returns[0] < 60
-
-    untrained = []
-    for seed in range(10):
-        torch.manual_seed(seed)
-        args = discrete.Args(env_id="CartPole-v1", seed=seed, eval_deterministic=False)
-        learner = discrete.Learner(discrete.make_env(args), args)
-        untrained.append(np.mean(discrete.evaluate(learner, discrete.make_env(args), 10, args)))
-    assert max(untrained) < 60
 
 
 def test_memory_stays_flat_over_a_run(tmp_path):
