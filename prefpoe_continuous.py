@@ -78,7 +78,7 @@ class Args:
     beta1: float = 0.2  # beta_1, the weight of the advantages in L_pref; tried here: 0 to 4; 4 breaks
     alpha: float = 0.2  # alpha, the weight of the preference's entropy in L_pref; tried here: 0.1 to 0.4
     w_pref: float = 0.05  # weight of L_pref in the total loss; tried here: 0.005 to 0.2; 0.2 makes pi_f too wide
-    w_cons: float = 0.1  # weight of L_cons, the KL from the fused policy to the preference; tried here: 0.02 to 0.2
+    w_cons: float = 0.1  # weight of L_cons; tried here: 0.0083 (0.05, were its KL averaged over 6 dimensions) to 0.2
     anneal_pref: bool = False  # let alpha and w_cons fall linearly to 0
     logstd_init: float = -1.0  # log std of both experts at the start; their product's, with lambda 1, is 0.35 less
     advantage_noise: float = 0.0  # std of the Gaussian noise added to A_norm, the advantages that the preference sees
@@ -188,8 +188,9 @@ def total_loss(agent_output: tuple, batch: Batch, args: Args) -> dict[str, torch
     """L_total = L_PPO(pi_f) + w_pref L_pref + w_cons L_cons, with L_cons = E[KL(pi_f || pi_p)].
 
     L_PPO = clipped surrogate + vf_coef * clipped value loss - ent_coef * entropy (Schulman et al. 2017).
-    The gradient of L_cons reaches both experts. Experts that the advantages tell nothing come to rest where
-    s_f^2 = (1 - alpha w_pref / w_cons) s_p^2, if below s_p^2 / lambda, as if under an entropy bonus of alpha w_pref.
+    The gradient of L_cons reaches both experts. If the advantages tell nothing and alpha w_pref < w_cons, they rest at
+    s_f^2 = (1 - alpha w_pref / w_cons) s_p^2, or s_p^2 / lambda if that is less, as under an entropy bonus of alpha w_pref.
+    Else s_p goes to its bound, as in the authors' agent: pi_f is nearly pi_theta, under an entropy bonus of w_cons.
     """
     main, pref, value = agent_output
     fused = fuse(main, pref, args)
@@ -358,8 +359,7 @@ class Learner:
             for name in {"obs_stats", "return_stats"} & state.keys():
                 vars(getattr(self, name)).update({key: x.numpy() for key, x in state[name].items()})
             if args.resume is not None:
-                for name, x in state["adam"].items():
-                    self.adam[name].copy_(x)
+                self.adam = state["adam"]
                 self.rng.bit_generator.state = json.loads(state["numpy_rng"])
                 self.seconds = state["seconds"]
                 self.wandb_id = state["id"]
@@ -511,6 +511,7 @@ def make_env(args: Args, film: Path | None = None) -> gym.Env:
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or space.dtype.kind != "f":
         refuse(f"--env-id {args.env_id}: this script needs a flat Box of floats as action space, not {space}")
     if film:
+        print(f"filming into {film}")
         if hasattr(env.unwrapped, "mujoco_renderer"):  # with a camera that follows, if it has one, over a wider floor
             model = env.unwrapped.model
             env.unwrapped.mujoco_renderer.camera_id = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
@@ -654,9 +655,9 @@ class Log:
         self.learner = learner
         self.args = args
         name = args.run_name or f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
-        self.folder = Path("runs", re.sub(r'[/\\:*?"<>|]', "_", name)) if args.resume is None else Path(args.resume)
+        name = re.sub(r'^\.|[/\\:*?"<>|]', "_", name)
+        self.folder = Path("runs", name) if args.resume is None else Path(args.resume)
         self.metrics = self.folder / "metrics.csv"
-        self.evaluation = self.folder / "evaluation.json"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.folder / ".lock", blocking=False, fallback_to_soft=False)
         try:
@@ -667,10 +668,10 @@ class Log:
             print(f"{self.lock.lock_file} cannot be locked ({error.strerror}): start no second process in this folder")
         if args.resume is not None:
             learner.load(args.resume, args)
-            if learner.iteration >= args.num_iterations and self.evaluation.exists():
+            if learner.iteration >= args.num_iterations and (self.folder / "evaluation.json").exists():
                 print(f"{self.folder} is finished; to go on, give a longer --total-timesteps")
                 sys.exit(0)
-            self.evaluation.unlink(missing_ok=True)
+            (self.folder / "evaluation.json").unlink(missing_ok=True)
             rows = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.exists() else []
             write_whole(self.metrics, b"".join(rows[: 1 + learner.iteration]))  # without one newer than the checkpoint
         elif self.metrics.exists():
@@ -713,9 +714,9 @@ class Log:
         due = iteration % 10 == 0 or iteration == args.num_iterations
         with open(self.metrics, "a+", newline="") as file:
             file.seek(0)
-            columns = file.readline().strip().split(",") if iteration > 1 else list(row)
-            table = csv.DictWriter(file, columns, restval=math.nan, lineterminator="\n")
-            if iteration == 1:
+            header = file.readline().strip()
+            table = csv.DictWriter(file, header.split(",") if header else row, restval=math.nan, lineterminator="\n")
+            if not header:
                 table.writeheader()
             table.writerow(row)  # an error where a column is new
             if due:
@@ -742,7 +743,7 @@ class Log:
 
 def refuse(message: str) -> NoReturn:
     """End the program, as with whatever the command line got wrong."""
-    print(f"error: {message}", file=sys.stderr)
+    print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
 
 
@@ -800,14 +801,14 @@ def main(args: Args) -> None:
         print(f"({'mean' if args.eval_deterministic else 'sampled'} actions in {args.env_id}, std over episodes)")
         if log:
             result["global_step"] = learner.iteration * args.batch_size
-            write_whole(log.evaluation, json.dumps(result).encode())
+            write_whole(log.folder / "evaluation.json", json.dumps(result).encode())
         if log and log.wandb:
             log.wandb.summary["evaluation"] = result
             log.wandb.log_artifact(log.folder / "checkpoint.pt", name=f"agent-{log.wandb.id}", type="model")
         if args.capture_video:  # last, in case it fails
             evaluate(learner, make_env(args, film=(log.folder if log else Path()) / "videos"), 1, scheduled)
     except KeyboardInterrupt:
-        print(f"\nstopped; to go on: python {sys.argv[0]} --resume {log.folder}" if log else "\nstopped")
+        print(f"\nstopped; to go on: python {sys.argv[0]} --resume '{log.folder}'" if log else "\nstopped")
         sys.exit(130)
 
 

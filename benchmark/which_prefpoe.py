@@ -3,6 +3,7 @@
     python benchmark/which_prefpoe.py rows PrefPoE.cleanrl_model RUN... > benchmark/results/which-prefpoe.csv
     python benchmark/which_prefpoe.py seeds PrefPoE.cleanrl_model      # the seed that the authors trained with
     python benchmark/which_prefpoe.py protocol PrefPoE.cleanrl_model RUN...     # returns as the authors evaluate
+    python benchmark/which_prefpoe.py compare                          # the nearest setting's returns, as Markdown
     python benchmark/which_prefpoe.py figure PrefPoE.cleanrl_model     # which-prefpoe.png, from the committed curves
 
 A row is a checkpoint: the released weights, a run's last, or one of RUN/snapshots/<step>.pt. Means are compared on the
@@ -20,11 +21,18 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
+from statistics_of_runs import bootstrap, effect, iqm, scores
 from tyro.conf import Positional
 
 RESULTS = Path(__file__).parent / "results"
 LAYERS = ("backbone.0", "backbone.2", "actor_mean", "preference_mean", "critic")
-OLD, CANDIDATE = "prefpoe", "prefpoe-w-cons-0.0083-w-pref-0.2-beta1-0.3"
+OLD = "prefpoe"
+CANDIDATE = "prefpoe-w-cons-0.0083-w-pref-0.2-beta1-0.3"
+NEAREST = {  # a task: the nearest setting there, and its control, PPO under an entropy bonus of w_cons
+    "HalfCheetah-v4": (CANDIDATE, "ppo-matched-logstd--1.35-ent-coef-0.0083"),
+    "Ant-v4": ("prefpoe-w-cons-0.00625-w-pref-0.2-beta1-0.3", "ppo-matched-logstd--1.35-ent-coef-0.00625"),
+    "LunarLander-v3": ("prefpoe-w-cons-0.05-w-pref-0.2-beta1-0.3", "ppo-matched-ent-coef-0.05"),
+}
 
 
 def load(path: Path) -> tuple[dict, dict | None]:
@@ -136,6 +144,22 @@ def protocol(released: Positional[Path], runs: Positional[tuple[Path, ...]] = ()
         print(line, flush=True)
 
 
+def compare() -> None:
+    """IQM of the nearest setting, and its difference from other variants, each with its 95 % interval."""
+    print("| task, return | nearest | − control | − matched PPO | − default |\n|---|---|---|---|---|")
+    for task, (nearest, control) in NEAREST.items():
+        evaluations = pd.read_csv(RESULTS / f"{task}_evaluations.csv")
+        for measure, name in {"evaluation": "evaluation", "training_return": "training"}.items():
+            x = scores(evaluations, nearest, measure)
+            low, high = bootstrap(iqm, x)
+            cells = [f"{task}, {name}", f"{iqm(x):,.0f} [{low:,.0f}, {high:,.0f}]"]
+            for variant in (control, "ppo-matched", OLD):
+                y = scores(evaluations, variant, measure)
+                low, high = bootstrap(effect, x, y)
+                cells.append(f"{effect(x, y):+,.0f} [{low:+,.0f}, {high:+,.0f}]".replace("-", "−"))
+            print(f"| {' | '.join(cells)} |")
+
+
 def figure(released: Positional[Path]) -> None:
     """Widths and entropies over training, seeds as thin lines; the released agent's as dashed lines."""
     import matplotlib.pyplot as plt
@@ -156,7 +180,8 @@ def figure(released: Positional[Path]) -> None:
             entropy = 0.5 * np.log(2 * np.pi * np.e * variances[policy]).sum()
             axes[0, column].axhline(np.sqrt(variances[policy].mean()), color=color, ls="--")
             axes[1, column].axhline(entropy, color=color, ls="--", label=names[policy])
-        axes[0, column].set(title=title, yscale="log")
+        axes[0, column].set(title=title, yscale="log", yticks=[0.2, 0.5, 1, 2], yticklabels=["0.2", "0.5", "1", "2"])
+        axes[0, column].minorticks_off()
         axes[1, column].set(xlabel="millions of steps")
     axes[0, 0].set_ylabel("σ, root mean square of 6 dimensions")
     axes[1, 0].set_ylabel("entropy (nats)")
@@ -166,4 +191,6 @@ def figure(released: Positional[Path]) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    tyro.extras.subcommand_cli_from_dict({"rows": rows, "seeds": seeds, "protocol": protocol, "figure": figure})
+    tyro.extras.subcommand_cli_from_dict(
+        {"rows": rows, "seeds": seeds, "protocol": protocol} | {"compare": compare, "figure": figure}
+    )

@@ -435,8 +435,7 @@ class Learner:
             for name in {"obs_stats", "return_stats"} & state.keys():
                 vars(getattr(self, name)).update({key: x.numpy() for key, x in state[name].items()})
             if args.resume is not None:
-                for name, x in state["adam"].items():
-                    self.adam[name].copy_(x)
+                self.adam = state["adam"]
                 self.rng.bit_generator.state = json.loads(state["numpy_rng"])
                 self.seconds = state["seconds"]
                 self.wandb_id = state["id"]
@@ -510,7 +509,7 @@ def make_step(agent: Agent, args: Args) -> Callable:
         try:
             return fast_step(*inputs)
         except Exception as error:  # noqa: BLE001 (each backend raises its own)
-            reason = [line for line in str(error).splitlines() if line.strip() and not line.endswith("raised:")][:1]
+            reason = next((x for x in str(error).splitlines() if x.strip() and not x.endswith("raised:")), repr(error))
             print(f"torch.compile failed, so the update is several times slower: {reason}")
             fast_step = step
             return step(*inputs)
@@ -630,6 +629,7 @@ def make_env(args: Args, film: Path | None = None) -> gym.Env:
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or space.dtype.kind != "f":
         refuse(f"--env-id {args.env_id}: this script needs a flat Box of floats as action space, not {space}")
     if film:
+        print(f"filming into {film}")
         if hasattr(env.unwrapped, "mujoco_renderer"):  # with a camera that follows, if it has one, over a wider floor
             model = env.unwrapped.model
             env.unwrapped.mujoco_renderer.camera_id = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
@@ -785,9 +785,9 @@ class Log:
         self.learner = learner
         self.args = args
         name = args.run_name or f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
-        self.folder = Path("runs", re.sub(r'[/\\:*?"<>|]', "_", name)) if args.resume is None else Path(args.resume)
+        name = re.sub(r'^\.|[/\\:*?"<>|]', "_", name)
+        self.folder = Path("runs", name) if args.resume is None else Path(args.resume)
         self.metrics = self.folder / "metrics.csv"
-        self.evaluation = self.folder / "evaluation.json"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.folder / ".lock", blocking=False, fallback_to_soft=False)
         try:
@@ -798,10 +798,10 @@ class Log:
             print(f"{self.lock.lock_file} cannot be locked ({error.strerror}): start no second process in this folder")
         if args.resume is not None:
             learner.load(args.resume, args)
-            if learner.iteration >= args.num_iterations and self.evaluation.exists():
+            if learner.iteration >= args.num_iterations and (self.folder / "evaluation.json").exists():
                 print(f"{self.folder} is finished; to go on, give a longer --total-timesteps")
                 sys.exit(0)
-            self.evaluation.unlink(missing_ok=True)
+            (self.folder / "evaluation.json").unlink(missing_ok=True)
             rows = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.exists() else []
             write_whole(self.metrics, b"".join(rows[: 1 + learner.iteration]))  # without one newer than the checkpoint
         elif self.metrics.exists():
@@ -844,9 +844,9 @@ class Log:
         due = iteration % 10 == 0 or iteration == args.num_iterations
         with open(self.metrics, "a+", newline="") as file:
             file.seek(0)
-            columns = file.readline().strip().split(",") if iteration > 1 else list(row)
-            table = csv.DictWriter(file, columns, restval=math.nan, lineterminator="\n")
-            if iteration == 1:
+            header = file.readline().strip()
+            table = csv.DictWriter(file, header.split(",") if header else row, restval=math.nan, lineterminator="\n")
+            if not header:
                 table.writeheader()
             table.writerow(row)  # an error where a column is new
             if due:
@@ -873,7 +873,7 @@ class Log:
 
 def refuse(message: str) -> NoReturn:
     """End the program, as with whatever the command line got wrong."""
-    print(f"error: {message}", file=sys.stderr)
+    print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
 
 
@@ -931,14 +931,14 @@ def main(args: Args) -> None:
         print(f"({'mean' if args.eval_deterministic else 'sampled'} actions in {args.env_id}, std over episodes)")
         if log:
             result["global_step"] = learner.iteration * args.batch_size
-            write_whole(log.evaluation, json.dumps(result).encode())
+            write_whole(log.folder / "evaluation.json", json.dumps(result).encode())
         if log and log.wandb:
             log.wandb.summary["evaluation"] = result
             log.wandb.log_artifact(log.folder / "checkpoint.pt", name=f"agent-{log.wandb.id}", type="model")
         if args.capture_video:  # last, in case it fails
             evaluate(learner, make_env(args, film=(log.folder if log else Path()) / "videos"), 1, scheduled)
     except KeyboardInterrupt:
-        print(f"\nstopped; to go on: python {sys.argv[0]} --resume {log.folder}" if log else "\nstopped")
+        print(f"\nstopped; to go on: python {sys.argv[0]} --resume '{log.folder}'" if log else "\nstopped")
         sys.exit(130)
 
 

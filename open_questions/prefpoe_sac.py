@@ -401,8 +401,7 @@ class Learner:
             self.agent.load_state_dict(state["agent"])
             self.iteration = state.get("iteration", 0)
             if args.resume is not None:
-                for name, x in state["adam"].items():
-                    self.adam[name].copy_(x)
+                self.adam = state["adam"]
                 self.target.copy_(state["target"])
                 self.rng.bit_generator.state = json.loads(state["numpy_rng"])
                 torch.set_rng_state(state["torch_rng"])
@@ -499,7 +498,7 @@ def make_step(agent: Agent, args: Args) -> Callable:
         try:
             return fast_step(*inputs)
         except Exception as error:  # noqa: BLE001 (each backend raises its own)
-            reason = [line for line in str(error).splitlines() if line.strip() and not line.endswith("raised:")][:1]
+            reason = next((x for x in str(error).splitlines() if x.strip() and not x.endswith("raised:")), repr(error))
             print(f"torch.compile failed, so the update is several times slower: {reason}")
             fast_step = step
             return step(*inputs)
@@ -583,6 +582,7 @@ def make_env(args: Args, film: Path | None = None) -> gym.Env:
     if not flat or max(abs(space.low).max(), abs(space.high).max()) > 1e38:  # float32 ends at 3e38
         refuse(f"--env-id {args.env_id}: this script needs a flat, bounded Box of floats as action space, not {space}")
     if film:
+        print(f"filming into {film}")
         if hasattr(env.unwrapped, "mujoco_renderer"):  # with a camera that follows, if it has one, over a wider floor
             model = env.unwrapped.model
             env.unwrapped.mujoco_renderer.camera_id = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
@@ -693,9 +693,9 @@ class Log:
         self.learner = learner
         self.args = args
         name = args.run_name or f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
-        self.folder = Path("runs", re.sub(r'[/\\:*?"<>|]', "_", name)) if args.resume is None else Path(args.resume)
+        name = re.sub(r'^\.|[/\\:*?"<>|]', "_", name)
+        self.folder = Path("runs", name) if args.resume is None else Path(args.resume)
         self.metrics = self.folder / "metrics.csv"
-        self.evaluation = self.folder / "evaluation.json"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.folder / ".lock", blocking=False, fallback_to_soft=False)
         try:
@@ -706,11 +706,11 @@ class Log:
             print(f"{self.lock.lock_file} cannot be locked ({error.strerror}): start no second process in this folder")
         if args.resume is not None:
             learner.load(args.resume, args)
-            if learner.iteration >= args.num_iterations and self.evaluation.exists():
+            if learner.iteration >= args.num_iterations and (self.folder / "evaluation.json").exists():
                 remove_memories(self.folder)  # which a kill may have left
                 print(f"{self.folder} is finished")
                 sys.exit(0)
-            self.evaluation.unlink(missing_ok=True)
+            (self.folder / "evaluation.json").unlink(missing_ok=True)
             rows = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.exists() else []
             write_whole(self.metrics, b"".join(rows[: 1 + learner.iteration]))  # without one newer than the checkpoint
         elif self.metrics.exists():
@@ -756,9 +756,9 @@ class Log:
         due = iteration % args.checkpoint_every == 0 or iteration == args.num_iterations
         with open(self.metrics, "a+", newline="") as file:
             file.seek(0)
-            columns = file.readline().strip().split(",") if iteration > 1 else list(row)
-            table = csv.DictWriter(file, columns, restval=math.nan, lineterminator="\n")
-            if iteration == 1:
+            header = file.readline().strip()
+            table = csv.DictWriter(file, header.split(",") if header else row, restval=math.nan, lineterminator="\n")
+            if not header:
                 table.writeheader()
             table.writerow(row)  # an error where a column is new
             if due:
@@ -792,7 +792,7 @@ class Log:
 
 def refuse(message: str) -> NoReturn:
     """End the program, as with whatever the command line got wrong."""
-    print(f"error: {message}", file=sys.stderr)
+    print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
 
 
@@ -851,7 +851,7 @@ def main(args: Args) -> None:
         print(f"({'mean' if args.eval_deterministic else 'sampled'} actions in {args.env_id}, std over episodes)")
         if log:
             result["global_step"] = learner.iteration * args.batch_size
-            write_whole(log.evaluation, json.dumps(result).encode())
+            write_whole(log.folder / "evaluation.json", json.dumps(result).encode())
             remove_memories(log.folder)
         if log and log.wandb:
             log.wandb.summary["evaluation"] = result
@@ -859,7 +859,7 @@ def main(args: Args) -> None:
         if args.capture_video:  # last, in case it fails
             evaluate(learner, make_env(args, film=(log.folder if log else Path()) / "videos"), 1, scheduled)
     except KeyboardInterrupt:
-        print(f"\nstopped; to go on: python {sys.argv[0]} --resume {log.folder}" if log else "\nstopped")
+        print(f"\nstopped; to go on: python {sys.argv[0]} --resume '{log.folder}'" if log else "\nstopped")
         sys.exit(130)
 
 
