@@ -423,7 +423,6 @@ def test_no_simulator_outlives_its_run(name, number, tmp_path):
 
 
 def test_going_on_with_a_finished_run_says_so_and_changes_nothing(script, finished, capsys):
-    """Repeating an argument with the value it has is no change."""
     folder, _ = finished(script.__name__)
     before = contents(folder)
     with pytest.raises(SystemExit) as end:
