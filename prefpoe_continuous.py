@@ -511,13 +511,13 @@ def make_env(args: Args, film: Path | None = None) -> gym.Env:
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or space.dtype.kind != "f":
         refuse(f"--env-id {args.env_id}: this script needs a flat Box of floats as action space, not {space}")
     if film:
-        print(f"filming into {film}")
         if hasattr(env.unwrapped, "mujoco_renderer"):  # with a camera that follows, if it has one, over a wider floor
             model = env.unwrapped.model
             env.unwrapped.mujoco_renderer.camera_id = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
             model.geom_size[model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE, :2] *= 25
             model.mat_texrepeat *= 25
         name = re.sub(r"\W", "-", f"{args.env_id}-{time.strftime('%Y%m%d-%H%M%S')}")
+        print(f"filming into {film / name}-episode-0.mp4")
         env = gym.wrappers.RecordVideo(env, str(film), name_prefix=name, episode_trigger=lambda episode: True)
     return gym.wrappers.RecordEpisodeStatistics(gym.wrappers.FlattenObservation(env))
 
@@ -764,7 +764,7 @@ def parse_args(argv: list[str] | None = None) -> Args:
             print(f"from here on, with schedules of {args.total_timesteps} steps: {changed}")
     # Least and largest value of numbers; where not named, 0 to 1e6 for fractions and from 1 for whole ones.
     ranges = dict(seed=(0, 2**32 - 1), total_timesteps=(args.batch_size, 2**53), eval_every=(0, 2**53), gamma=(0, 1))
-    ranges |= dict(gae_lambda=(0, 1), max_grad_norm=(1e-9, 1e6), logstd_init=(-6, 0.6))  # stds of 0.002 to 1.8
+    ranges |= dict(gae_lambda=(0, 1), max_grad_norm=(1e-9, 1e6), ent_coef=(-1e6, 1e6), logstd_init=(-6, 0.6))
     for name, x in asdict(args).items():
         low, high = ranges.get(name, (0, 1e6) if type(x) is float else (1, 2**53))
         if type(x) in (int, float) and not low <= x <= high:

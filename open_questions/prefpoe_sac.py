@@ -582,13 +582,13 @@ def make_env(args: Args, film: Path | None = None) -> gym.Env:
     if not flat or max(abs(space.low).max(), abs(space.high).max()) > 1e38:  # float32 ends at 3e38
         refuse(f"--env-id {args.env_id}: this script needs a flat, bounded Box of floats as action space, not {space}")
     if film:
-        print(f"filming into {film}")
         if hasattr(env.unwrapped, "mujoco_renderer"):  # with a camera that follows, if it has one, over a wider floor
             model = env.unwrapped.model
             env.unwrapped.mujoco_renderer.camera_id = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
             model.geom_size[model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE, :2] *= 25
             model.mat_texrepeat *= 25
         name = re.sub(r"\W", "-", f"{args.env_id}-{time.strftime('%Y%m%d-%H%M%S')}")
+        print(f"filming into {film / name}-episode-0.mp4")
         env = gym.wrappers.RecordVideo(env, str(film), name_prefix=name, episode_trigger=lambda episode: True)
     return gym.wrappers.RecordEpisodeStatistics(gym.wrappers.FlattenObservation(env))
 
@@ -615,7 +615,7 @@ class VecEnv:
             obs, reward, terminated, truncated, info = env.step(actions[i])
             done = bool(terminated or truncated)
             if done:
-                final_obs[i] = np.array(obs)  # a copy: some environments write the next one into the same buffer
+                final_obs[i] = obs
                 episodes.append((info["episode"]["r"], info["episode"]["l"]))
                 obs, _ = env.reset()
             results.append((obs, float(reward), bool(terminated), done))
