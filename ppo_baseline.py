@@ -254,20 +254,15 @@ def collect(envs: VecEnv, obs: np.ndarray, act: Callable, obs_stats: RunningMean
 @torch.no_grad()
 def make_batch(learner: Learner, rollout: Rollout, rewards: np.ndarray, args: Args) -> tuple[Batch, dict[str, float]]:
     """Values, log-probabilities and advantages of a whole rollout in one pass, and its diagnostics."""
-
-    def tensor(x: np.ndarray) -> torch.Tensor:  # (num_steps, num_envs, ...) -> (batch, ...)
-        return torch.from_numpy(x).flatten(0, 1)
-
-    obs = tensor(rollout.obs)
-    action = tensor(rollout.action)
-    policy, value = learner.agent(obs)
-    next_value = learner.agent(tensor(rollout.next_obs))[-1]
+    rows = Rollout._make(torch.from_numpy(x).flatten(0, 1) for x in rollout)  # (batch, ...)
+    policy, value = learner.agent(rows.obs)
+    _, next_value = learner.agent(rows.next_obs)
     values = value.numpy().reshape(rewards.shape)
     next_values = next_value.numpy().reshape(rewards.shape)
     terminated = rollout.terminated if args.bootstrap_truncated else rollout.done
     advantages = gae(rewards, values, next_values, terminated, rollout.done, args.gamma, args.gae_lambda)
-    advantage = tensor(advantages.astype(np.float32))
-    batch = Batch(obs, action, policy.log_prob(action), value, advantage, advantage + value)
+    advantage = torch.from_numpy(advantages.astype(np.float32)).flatten()
+    batch = Batch(rows.obs, rows.action, policy.log_prob(rows.action), value, advantage, advantage + value)
     return batch, diagnose(policy, batch)
 
 
@@ -403,7 +398,7 @@ def make_step(agent: Agent, args: Args) -> Callable:
         try:
             return fast_step(*inputs)
         except Exception as error:  # noqa: BLE001 (each backend raises its own)
-            reason = [line for line in str(error).splitlines() if line.strip() and not line.endswith("raised:")][:1]
+            reason = next((x for x in str(error).splitlines() if x.strip() and not x.endswith("raised:")), repr(error))
             print(f"torch.compile failed, so the update is several times slower: {reason}")
             fast_step = step
             return step(*inputs)
@@ -411,14 +406,18 @@ def make_step(agent: Agent, args: Args) -> Callable:
     return step_or_eager
 
 
+@torch.no_grad()
 def acted_by_agent(rollout: Rollout, learner: Learner, args: Args) -> bool:
-    """Whether these are the actions that torch_policy takes for the same noise; if not, it acts from here on."""
-    obs, noise, action = (x.reshape(-1, *x.shape[2:]) for x in (rollout.obs, rollout.noise, rollout.action))
-    expected = torch_policy(learner.agent, args)(obs, noise)
-    if np.isclose(expected, action, rtol=0, atol=1e-4).mean() > 0.999:  # the rest is rounding
+    """Whether the actions are those that the agent makes of the rollout's noise; if not, torch acts from here on."""
+    obs, noise, action = (torch.from_numpy(x).flatten(0, 1) for x in (rollout.obs, rollout.noise, rollout.action))
+    policy, _ = learner.agent(obs)
+    expected = policy.mean + policy.std * noise if isinstance(policy, Gaussian) else (policy.logits + noise).argmax(-1)
+    by_torch = torch_policy(learner.agent, args)(obs.numpy(), noise.numpy())
+    agree = [np.isclose(x, expected, rtol=0, atol=1e-4).mean() > 0.999 for x in (by_torch, action)]  # but for rounding
+    if all(agree):
         return True
-    if learner.policy is torch_policy:
-        sys.exit("error: the actions of a rollout are not samples of its policy: see collect and torch_policy")
+    if learner.policy is torch_policy or not agree[0]:
+        sys.exit("error: actions are not samples of the policy, mean + std * noise: see acted_by_agent")
     print("acting in torch, about 2.4 times slower: numpy_policy differs from Agent.forward")
     learner.policy = torch_policy
     return False
@@ -518,7 +517,7 @@ class VecEnv:
             obs, reward, terminated, truncated, info = env.step(actions[i])
             done = bool(terminated or truncated)
             if done:
-                final_obs[i] = np.array(obs)  # a copy: some environments write the next one into the same buffer
+                final_obs[i] = obs
                 episodes.append((info["episode"]["r"], info["episode"]["l"]))
                 obs, _ = env.reset()
             results.append((obs, float(reward), bool(terminated), done))
@@ -569,14 +568,13 @@ def scale_rewards(rewards, done, stats: RunningMeanStd, discounted: np.ndarray, 
     return scaled.clip(-10.0, 10.0)
 
 
-def diagnose(policy: Gaussian | Categorical, batch: Batch) -> dict[str, float]:
-    """How good the critic is, and how wide the policy, before the update; trace_main is tr Sigma."""
-    columns = {
-        "explained_variance": 1 - (batch.returns - batch.value).var() / batch.returns.var(),
-        "entropy_main": policy.entropy().mean(),
-        "sigma_main": policy.std.mean(),
-        "trace_main": policy.std.square().sum(-1).mean(),
-    }
+def diagnose(main: Gaussian | Categorical, batch: Batch) -> dict[str, float]:
+    """The critic, and how wide the policy is, before the update."""
+    columns = {"explained_variance": 1 - (batch.returns - batch.value).var() / batch.returns.var()}
+    for name, policy in {"main": main}.items():  # in PrefPoE there are three
+        columns[f"entropy_{name}"] = policy.entropy().mean()
+        columns[f"sigma_{name}"] = policy.std.mean()
+        columns[f"trace_{name}"] = policy.std.square().sum(-1).mean()
     return {name: float(x) for name, x in columns.items()}
 
 

@@ -1,5 +1,7 @@
 """Environments that are not as most are: `--env-id odd_environments:NoRenderMode-v0`, with tests/ on the path."""
 
+import random
+import subprocess
 from typing import ClassVar
 
 import gymnasium as gym
@@ -28,6 +30,73 @@ class Steps(gym.Env):
 
     def render(self):
         return np.zeros((32, 32, 3), np.uint8)
+
+
+class Walk(Steps):
+    """From 0, pays for being near 1. It draws nothing, so that starting anew changes nothing either."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,))
+    action_space = gym.spaces.Box(-1, 1, (1,))
+    length = 16
+    position = 0.0
+
+    def observed(self):
+        return np.array([self.position, self.time / self.length], np.float32)
+
+    def reset(self, **options):
+        super().reset(**options)
+        self.position = 0.0
+        return self.observed(), {}
+
+    def step(self, action):
+        _, _, *outcome = super().step(action)
+        self.position += 0.2 * float(action[0])
+        return self.observed(), -abs(self.position - 1), *outcome
+
+
+class Hop(Walk):
+    action_space = gym.spaces.Discrete(2)
+
+    def step(self, action):
+        return super().step([2 * action - 1])
+
+
+class Dice(Walk):
+    """Draws from the global generators."""
+
+    def observed(self):
+        return super().observed() + np.array([random.random(), np.random.random()], np.float32)
+
+
+class Parent(Walk):
+    """A simulator in a process of its own."""
+
+    def __init__(self, render_mode=None):
+        self.process = subprocess.Popen(["sleep", "3600"])
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+
+
+class Integers(Walk):
+    action_space = gym.spaces.Box(-1, 1, (1,), dtype=np.int32)
+
+
+class Square(Walk):
+    action_space = gym.spaces.Box(-1, 1, (2, 2))
+
+
+def distant_hopper(**options):
+    """Hopper-v4 100 m from where it usually starts, beyond the floor of its model."""
+    env = gym.make("Hopper-v4", **options, terminate_when_unhealthy=False).unwrapped
+    env.init_qpos[0] += 100
+    return env
+
+
+gym.register("DistantHopper-v4", distant_hopper, max_episode_steps=20)
+for odd in (Walk, Hop, Dice, Parent, Integers, Square):
+    gym.register(f"{odd.__name__}-v0", odd)
 
 
 class NoRenderMode(Steps):

@@ -100,6 +100,7 @@ def handed_to_fuse(x, made, value):
         ("def fuse(main: Gaussian, pref: Gaussian, args", f"def fuse(main: Gaussian, pref: Gaussian, {x}, args"),
         ("main, pref, value = ", f"main, pref, {x}, value = "),
         ("main, pref, _ = ", f"main, pref, {x}, _ = "),
+        ("_, _, next_value = ", "_, _, _, next_value = "),
         ("    fused = fuse(main, pref, args)", f"    fused = fuse(main, pref, {x}, args)"),
         ("return fuse(main, pref, args).sample(torch", f"return fuse(main, pref, {x}, args).sample(torch"),
     ]
@@ -310,7 +311,18 @@ def definitions(name):
     return {getattr(x, "name", ast.get_source_segment(source, x).split(" = ")[0]): x for x in nodes}, source
 
 
-SPACES = {"Args", "Agent", "SIGNATURES", "VecEnv", "collect", "diagnose", "evaluate", "make_env", "numpy_policy"}
+SPACES = {
+    "Args",
+    "Agent",
+    "SIGNATURES",
+    "VecEnv",
+    "collect",
+    "diagnose",
+    "evaluate",
+    "make_env",
+    "numpy_policy",
+    "make_batch",
+}
 SPACES |= {"parse_args", "total_loss", "acted_by_agent", "fuse", "preference_loss"}
 METHOD = {"Batch", "Gaussian", "Learner", "Log", "make_batch", "schedule", "torch_policy", "train"}
 

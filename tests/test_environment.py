@@ -195,6 +195,7 @@ def test_evaluation_repeats_its_samples(script, env_id):
     modes = script.Args(env_id=env_id)
     samples = script.Args(env_id=env_id, eval_deterministic=False)
     learner = make_learner(script, modes)
+    learner.obs_stats.update(np.random.default_rng(0).normal(size=(9, *learner.obs_stats.mean.shape)))
     returns = [script.evaluate(learner, script.make_env(args), 3, args) for args in (samples, samples, modes)]
     assert returns[0] == returns[1] != returns[2]
 

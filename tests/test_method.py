@@ -426,9 +426,14 @@ def test_diagnostics_match_torch_distributions(script, space, changes):
         row = script.diagnose(*outputs, batch)
         expected = {name: x for name, x in expected.items() if not name.endswith(("pref", "fused"))}
     else:
-        row = script.diagnose(*outputs, script.fuse(*outputs, args), batch, args)
+        ranges = [learner.agent.action_range] if space is BOX else []
+        row = script.diagnose(*outputs, script.fuse(*outputs, args), batch, *ranges, args)
         events = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4)))
-        apart = (p.mean - q.mean).abs() / 2 if space is BOX else ((p.probs - q.probs) @ events.T).abs().amax(-1)
+        apart = (
+            (p.mean - q.mean).abs() / (space.high - space.low)
+            if space is BOX
+            else ((p.probs - q.probs) @ events.T).abs().amax(-1)
+        )
         expected |= dict(
             lambda_pref=0.2,
             variance_reduced=((trace["fused"] < trace["main"]) & (trace["fused"] < trace["pref"])).double().mean(),

@@ -1,19 +1,19 @@
 """Whole runs in processes of their own: what they leave, repeat, survive and learn."""
 
 import ast
-import dataclasses
+import errno
 import fcntl
-import itertools
 import json
+import multiprocessing
 import os
-import platform
 import re
+import resource
+import runpy
+import shlex
 import shutil
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -21,100 +21,89 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SCRIPTS, command, environment, evaluation_line, own_signals, read_metrics
+from conftest import ROOT, SCRIPTS, environment, evaluation_line, own_signals, read_metrics
 
-TASK = dict(zip(SCRIPTS, ["InvertedPendulum-v4", "CartPole-v1", "InvertedPendulum-v4"], strict=True))
-NORMALISED = {"prefpoe_lunarlander": ["--norm-obs", "--norm-reward"]}  # where it is not the default
-ITERATIONS, BATCH = 40, 64
-SMALL = f"--no-compile --num-steps {BATCH} --num-minibatches 4 --update-epochs 2 --eval-episodes 3"
-SMALL = f"{SMALL} --total-timesteps {ITERATIONS * BATCH} --eval-every 10".split()
-WALL_CLOCK = {"SPS", "seconds"}
-IN_THE_SAME_SECOND = """
-import runpy, sys, time
-time.time = lambda: 1_800_000_000.0
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-A_SIGNAL_IN_A_CALLBACK = """
-import os, pathlib, runpy, signal, sys, weakref
-import gymnasium as gym
-
-class Watched: pass
-
-watched, step = [Watched()], gym.wrappers.TimeLimit.step
-
-def callback(_):
-    pathlib.Path("signalled").touch()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-reference = weakref.ref(watched[0], callback)
-
-def step_after_a_collection(*arguments):
-    watched.clear()
-    return step(*arguments)
-
-gym.wrappers.TimeLimit.step = step_after_a_collection
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-# What two scripts both define and yet mean differently: the kind of action space, its defaults, and the preference.
-ACTION_SPACE = {"Agent", "PPO", "check_action_space", "clip_action", "make_batch", "numpy_policy", "sample_noise"}
-PREFERENCE = {"Args", "Batch", "LIMITS", "Log", "Losses", "PROGRESS", "SCHEDULED", "evaluate_only", "main"}
-PREFERENCE |= {"make_learner", "normalized", "parse_args", "scheduled", "total_loss"}
-MULTIMODAL, SAC = "open_questions/prefpoe_multimodal", "open_questions/prefpoe_sac"
-FAMILY = [*itertools.combinations(SCRIPTS, 2), *(("prefpoe_continuous", x) for x in (MULTIMODAL, SAC))]
-MEANT_TO_DIFFER = {
-    ("prefpoe_continuous", "prefpoe_lunarlander"): ACTION_SPACE
-    | {"Run", "compare", "failure_signatures", "fuse", "total_loss"}
-    | {"LIMITS", "Preference", "make_learner"},  # --logstd-init, of Gaussians only
-    ("prefpoe_continuous", "ppo_baseline"): ACTION_SPACE | PREFERENCE,
-    ("prefpoe_lunarlander", "ppo_baseline"): ACTION_SPACE | PREFERENCE | {"Run"},
-    ("prefpoe_continuous", MULTIMODAL): {"Agent", "Preference", "Run", "compare", "failure_signatures", "fuse"}
-    | {"LIMITS", "Logging", "shares", "make_batch", "make_learner", "numpy_policy", "sample_noise"},
-    ("prefpoe_continuous", SAC): {
-        "Agent",
-        "Batch",
-        "LIMITS",
-        "Learner",
-        "Log",
-        "Logging",
-        "Losses",
-        "PROGRESS",
-        "STD_BOUNDS",
-        "update",
-    }
-    | {"Args", "Preference", "check_action_space", "check_args", "evaluate", "evaluate_only", "failure_signatures"}
-    | {"final_evaluation", "first_obs", "load_checkpoint", "main", "make_learner", "make_step", "normalized"}
-    | {"numpy_policy", "preference_loss", "restore", "save_checkpoint", "shares", "total_loss"},
-}
+CONTINUOUS, DISCRETE, BASELINE = SCRIPTS
+EVERY_SCRIPT = [*SCRIPTS, "open_questions/prefpoe_multimodal", "open_questions/prefpoe_sac"]
+TASK = {name: f"odd_environments:{'Hop' if name == DISCRETE else 'Walk'}-v0" for name in SCRIPTS}
+GUIDED = "--lambda-schedule guided --advantage-noise 0.1 --anneal-pref"
+MORE = {CONTINUOUS: GUIDED, DISCRETE: GUIDED, BASELINE: "--ent-coef 0.01 --anneal-ent"}
+ITERATIONS = 40
+BATCH = 64
+# Observations as they are: each start of a process begins its episodes anew, which the statistics count.
+SMALL = f"--no-compile --num-envs 2 --num-steps {BATCH // 2} --num-minibatches 2 --update-epochs 1 --no-norm-obs"
+SMALL += f" --norm-reward --eval-every 20 --eval-episodes 3 --total-timesteps {ITERATIONS * BATCH}"
+FORKS = multiprocessing.get_context("forkserver")
 
 
-def start(name, *flags, cwd, **options):
-    """A script's process, its output in pipes."""
-    usual = dict(env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return subprocess.Popen(command(name, *flags), cwd=cwd, **usual | options)
+def small(name, *flags):
+    return ["--env-id", TASK[name], *SMALL.split(), *MORE[name].split(), *map(str, flags)]
 
 
-def small(name):
-    return ["--env-id", TASK[name], *SMALL, *NORMALISED.get(name, [])]
+def become(argv, cwd, kill_at=None):
+    """Run a script as `python` would, its output in files; with `kill_at`, until that operation on a file of its run."""
+    os.chdir(cwd)
+    sys.path.insert(0, str(ROOT / "tests"))
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    if kill_at is not None:
+        operations = iter(range(kill_at))
+
+        def count(event, arguments):
+            of_the_run = event in ("open", "os.rename", "os.remove") and "runs/" in str(arguments[0])
+            if of_the_run and next(operations, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+    sys.argv = [*argv]
+    runpy.run_path(argv[0], run_name="__main__")
 
 
-def train(name, *flags, cwd, run_name="run", **options):
-    return start(name, *small(name), "--run-name", run_name, *flags, cwd=cwd, **options)
+class Start:
+    """A script in a process that is forked from one where torch is imported already, which saves seconds each time."""
+
+    def __init__(self, argv, cwd, **options):
+        self.cwd = cwd
+        self.process = FORKS.Process(target=become, args=([str(word) for word in argv], cwd), kwargs=options)
+        self.process.start()
+
+    def until(self, condition):
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert self.process.is_alive() and time.monotonic() < deadline, (self.cwd / "stderr").read_text()
+            time.sleep(0.001)
+
+    def send(self, number):
+        os.kill(self.process.pid, number)
+
+    def end(self, code=0):
+        """(stdout, stderr) of the process, which must end with this code."""
+        self.process.join(120)
+        out, err = ((self.cwd / name).read_text() for name in ("stdout", "stderr"))
+        assert self.process.exitcode == code, err
+        return out, err
 
 
-def in_a_process(argv, cwd, **changes):
-    return subprocess.run(
-        argv, check=False, cwd=cwd, env=environment(**changes), capture_output=True, text=True, timeout=120
-    )
+@pytest.fixture(scope="module", autouse=True)
+def forks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        FORKS.set_forkserver_preload(["torch._dynamo", "torch.func", "gymnasium.envs.mujoco", "tyro", "filelock"])
+        yield
 
 
-def finish(process, code=0):
-    """(stdout, stderr) of a process that must end with this exit code."""
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == code, err
-    return out, err
+def path(name):
+    return ROOT / f"{name}.py"
+
+
+def begin(name, *flags, cwd, run_name="run", **options):
+    return Start([path(name), *small(name, "--run-name", run_name, *flags)], cwd, **options)
+
+
+def rows_of(folder):
+    """How many lines stand below the header."""
+    metrics = folder / "metrics.csv"
+    return metrics.read_bytes().count(b"\n") - 1 if metrics.exists() else 0
 
 
 def checkpoint(folder):
@@ -125,104 +114,64 @@ def evaluation(folder):
     return json.loads((folder / "evaluation.json").read_text())
 
 
-def without(rows, *columns):
-    """Rows of metrics.csv less the columns of the wall clock and these."""
-    return [{key: x for key, x in row.items() if key not in WALL_CLOCK | {*columns}} for row in rows]
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def assert_complete(folder, iterations=ITERATIONS):
-    """One row an iteration, none doubled and none missing."""
-    steps = [int(row["global_step"]) for row in read_metrics(folder)]
-    assert steps == [BATCH * i for i in range(1, iterations + 1)]
+def learned(folder, *less):
+    """The rows of metrics.csv without the wall clock."""
+    return [{key: x for key, x in row.items() if key not in {"SPS", "seconds", *less}} for row in read_metrics(folder)]
+
+
+def assert_sound(folder):
+    """Whole rows, one an iteration, and a checkpoint that lacks the last one at most."""
+    rows = read_metrics(folder) if rows_of(folder) else []
+    assert checkpoint(folder)["iteration"] in (len(rows), len(rows) - 1)
+    assert [row["global_step"] for row in rows] == [str(BATCH * (i + 1)) for i in range(len(rows))]
+    assert all(None not in row and None not in row.values() for row in rows)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """`finished(script)`: the folder and stdout of a run by a copy of the script, alone in its folder."""
+    """`finished(script)`: the folder and stdout of a run."""
     done = {}
 
     def finished(name):
         if name not in done:
-            alone = tmp_path_factory.mktemp(name)
-            shutil.copy(ROOT / f"{name}.py", alone)
-            process = in_a_process([sys.executable, f"{name}.py", *small(name)], alone, PYTHONPATH="")
-            assert process.returncode == 0, process.stderr
-            (folder,) = (alone / "runs").iterdir()
-            assert {path.name for path in alone.iterdir()} == {f"{name}.py", "runs"}
-            done[name] = folder, process
+            cwd = tmp_path_factory.mktemp(name)
+            out, err = Start([path(name), *small(name)], cwd).end()
+            (folder,) = (cwd / "runs").iterdir()
+            assert {path.name for path in cwd.iterdir()} == {"runs", "stdout", "stderr"} and not err
+            done[name] = folder, out
         return done[name]
 
     return finished
 
 
-def paused(process, folder):
-    """Stop a training by SIGSTOP where a few rows are written that its last checkpoint lacks."""
-    metrics = folder / "metrics.csv"
-    while process.poll() is None:
-        if metrics.exists() and metrics.read_bytes().count(b"\n") > 11:
-            process.send_signal(signal.SIGSTOP)
-            os.waitpid(process.pid, os.WUNTRACED)
-            if 1 <= (metrics.read_bytes().count(b"\n") - 1) % 10 <= 7:
-                return process
-            process.send_signal(signal.SIGCONT)
-        time.sleep(0.002)
-    raise AssertionError(process.stderr.read())
+@pytest.fixture
+def copied(finished, tmp_path):
+    """`copied(script)`: a copy of that run, without its evaluation."""
+
+    def copied(name):
+        folder = Path(shutil.copytree(finished(name)[0], tmp_path / "copied"))
+        (folder / "evaluation.json").unlink()
+        return folder
+
+    return copied
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """The folder of a run that SIGKILL ended between two checkpoints."""
-    cwd = tmp_path_factory.mktemp("killed")
-    process = paused(train("prefpoe_continuous", cwd=cwd), cwd / "runs/run")
-    process.kill()
-    process.communicate()
-    return cwd / "runs/run"
+def call(script, *words):
+    """That script with these words, in this process."""
+    with own_signals():
+        script.main(script.parse_args([str(word) for word in words]))
 
 
-@pytest.fixture(scope="module")
-def nearly_done(tmp_path_factory):
-    """As `killed`, of a run that has fewer than 10 iterations to go."""
-    cwd = tmp_path_factory.mktemp("nearly_done")
-    process = paused(train("prefpoe_continuous", "--total-timesteps", 20 * BATCH, cwd=cwd), cwd / "runs/run")
-    process.kill()
-    process.communicate()
-    return cwd / "runs/run"
-
-
-def definitions(name):
-    """Source of what each top-level function, class, assignment and `if` defines, decorators and all."""
-    text, found = (ROOT / f"{name}.py").read_text(), {}
-    for node in ast.parse(text).body:
-        match node:
-            case ast.FunctionDef(name=defined) | ast.ClassDef(name=defined):
-                pass
-            case ast.Assign(targets=[target]) | ast.AnnAssign(target=target) | ast.AugAssign(target=target):
-                defined = ast.unparse(target)
-            case ast.If(test=test):
-                defined = ast.unparse(test)
-            case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant()):
-                continue
-            case ast.Expr():
-                defined = ast.unparse(node)
-        first = min(part.lineno for part in [node, *getattr(node, "decorator_list", [])]) - 1
-        found[defined] = found.get(defined, []) + text.splitlines()[first : node.end_lineno]
-    return found
-
-
-@pytest.mark.parametrize(("one", "other"), MEANT_TO_DIFFER)
-def test_what_two_scripts_share_is_the_same_text(one, other):
-    """What is defined under one name is equal but for what is meant to differ, which does differ."""
-    assert set(MEANT_TO_DIFFER) == {*FAMILY}
-    a, b = definitions(one), definitions(other)
-    assert {"fuse", "SCHEDULED", "Batch", "__name__ == '__main__'"} <= a.keys() | b.keys()
-    assert {name for name in a.keys() & b.keys() if a[name] != b[name]} == MEANT_TO_DIFFER[one, other]
-
-
-@pytest.mark.parametrize("name", [*SCRIPTS, MULTIMODAL, SAC])
+@pytest.mark.parametrize("name", EVERY_SCRIPT)
 def test_the_script_metadata_name_every_import_and_none_is_of_the_repository(name):
-    """PEP 723, by the expression that it gives."""
+    """PEP 723, by the expression that it gives; Pythons for which box2d has no wheel are not asked for it."""
     tomllib = pytest.importorskip("tomllib")
-    text = (ROOT / f"{name}.py").read_text()
+    requirements = pytest.importorskip("packaging.requirements")
+    text = path(name).read_text()
     block = re.search(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$", text)["content"]
     metadata = tomllib.loads("".join(line[2:] for line in block.splitlines(keepends=True)))
     assert metadata["requires-python"] == ">=3.10"
@@ -235,481 +184,370 @@ def test_the_script_metadata_name_every_import_and_none_is_of_the_repository(nam
             imported.add(node.module.split(".")[0])
     ours = {path.stem for pattern in ("*.py", "*/*.py") for path in ROOT.glob(pattern)} | {"tests", "benchmark"}
     assert not imported & ours
-    dependencies = {re.match(r"[\w.-]+", dependency)[0] for dependency in metadata["dependencies"]}
-    held_back = {"mujoco"}  # 4.0 says that a later one will refuse the model of HalfCheetah-v4
-    assert dependencies == (imported - sys.stdlib_module_names) | held_back
+    dependencies = [requirements.Requirement(x) for x in metadata["dependencies"]]
+    held_back = {"mujoco"}  # a later one will refuse the model of HalfCheetah-v4
+    assert {x.name for x in dependencies} == (imported - sys.stdlib_module_names) | held_back
+    for python, has_box2d in (("3.10", True), ("3.13", True), ("3.14", False)):
+        asked = [x for x in dependencies if x.marker is None or x.marker.evaluate({"python_version": python})]
+        assert any("box2d" in x.extras for x in asked) == has_box2d
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_alone_in_a_folder_leaves_a_whole_run(name, finished):
-    """Named <env>__<script>__<seed>__<time>-<ns>, with every argument and version, and nothing half-written."""
-    folder, process = finished(name)
-    assert re.fullmatch(rf"{TASK[name]}__{name}__1__\d{{10}}-\d+", folder.name)
-    files = {"config.json", "metrics.csv", "checkpoint.pt", "evaluation.json", ".lock"}
-    assert {path.name for path in folder.iterdir()} == files
+def test_a_run_leaves_a_whole_folder(name, finished):
+    """With every argument and version, each column of each row, and nothing half-written."""
+    folder, out = finished(name)
+    assert re.fullmatch(rf"{TASK[name].replace(':', '_')}__{name}__1__\d{{19}}", folder.name)
+    assert contents(folder).keys() == {"config.json", "metrics.csv", "checkpoint.pt", "evaluation.json", ".lock"}
 
-    config, saved = json.loads((folder / "config.json").read_text()), checkpoint(folder)
+    config = json.loads((folder / "config.json").read_text())
+    saved = checkpoint(folder)
     versions = config.pop("versions")
+    assert {x: version(x) for x in ("torch", "gymnasium", "mujoco", "numpy")}.items() <= versions.items()
     assert config.pop("id") == saved["id"]
-    packages = ("torch", "gymnasium", "mujoco", "numpy")
-    expected = {"python": platform.python_version()} | {package: version(package) for package in packages}
-    assert expected.items() <= versions.items()
     assert saved["args"] == config
-    assert config["total_timesteps"] == ITERATIONS * BATCH and config["norm_obs"] is True and not config["compile"]
+    assert config["total_timesteps"] == ITERATIONS * BATCH and config["norm_obs"] is False and not config["compile"]
 
     result = evaluation(folder)
-    assert len(result["returns"]) == result["episodes"] == 3
+    assert len(result["returns"]) == result["episodes"] == 3 and result["global_step"] == ITERATIONS * BATCH
     assert (result["mean"], result["std"]) == pytest.approx((np.mean(result["returns"]), np.std(result["returns"])))
-    last = f"evaluation: mean={result['mean']:.2f} std={result['std']:.2f} episodes=3"
-    assert evaluation_line(process.stdout) == last
-    lines, sizes = process.stdout.splitlines(), f"{ITERATIONS} iterations of {BATCH} steps"
-    assert lines[0] == f"{TASK[name]}, seed 1: {sizes}, on the CPU, into runs/{folder.name}"
-    assert lines[-1] == f"film it:  python {name}.py --evaluate runs/{folder.name} --capture-video"
+    line = f"evaluation: mean={result['mean']:.2f} std={result['std']:.2f} episodes=3"
+    assert evaluation_line(out).startswith(line)
+    steps = re.findall(r"^step=(\d+) ", out, re.MULTILINE)
+    assert [int(x) for x in steps] == [BATCH * i for i in range(10, ITERATIONS + 1, 10)]
 
-
-def test_no_checkpoint_is_without_its_arguments(script, tmp_path, monkeypatch):
-    """A kill while the first one is written leaves config.json, not the other way round."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(script.torch, "save", lambda *_: sys.exit("killed"))
-    args = script.parse_args([*small(script.__name__), "--run-name", "x"])
-    with pytest.raises(SystemExit, match="killed"):
-        script.main(args)
-    assert json.loads((tmp_path / "runs/x/config.json").read_text())["total_timesteps"] == args.total_timesteps
-
-
-def test_config_holds_every_argument(script, finished):
-    config = json.loads((finished(script.__name__)[0] / "config.json").read_text())
-    assert config.keys() == {*script.Args.__dataclass_fields__, "id", "versions"}
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_metrics_have_a_row_an_iteration_with_every_column(name, finished):
-    folder, _ = finished(name)
-    assert_complete(folder)
-    rows = [{key: float(x) for key, x in row.items()} for row in read_metrics(folder)]
     columns = "global_step episodic_return episodic_length eval_return loss policy_loss value_loss approx_kl clipfrac "
     columns += "explained_variance lr SPS seconds entropy_main sigma_main trace_main"
-    if name != "ppo_baseline":
+    if name != BASELINE:
         columns += " pref_loss cons_loss entropy_pref sigma_pref trace_pref entropy_fused sigma_fused trace_fused"
         columns += " variance_reduced kl_fused_pref kl_fused_main mean_difference guidance lambda_pref"
-    assert rows[0].keys() == {*columns.split()}
+    rows = [{key: float(x) for key, x in row.items()} for row in read_metrics(folder)]
+    assert rows[0].keys() == {*columns.split()} and len(rows) == ITERATIONS
     for i, row in enumerate(rows):
-        gaps = {key for key, x in row.items() if not np.isfinite(x)} - {"episodic_return", "episodic_length"}
-        assert gaps == (set() if (i + 1) % 10 == 0 else {"eval_return"})
+        gaps = {key for key, x in row.items() if not np.isfinite(x)}
+        assert gaps == (set() if (i + 1) % 20 == 0 else {"eval_return"})
         assert row["lr"] == pytest.approx(3e-4 * (1 - i / ITERATIONS))
+        assert row["episodic_length"] == 16
     seconds = np.array([row["seconds"] for row in rows])
     assert np.allclose([row["SPS"] for row in rows[1:]], BATCH / np.diff(seconds), rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_logged_returns_are_the_environments_own(name, finished):
-    """These tasks pay 1 a step, so return equals length, while learning sees scaled rewards."""
-    folder, _ = finished(name)
-    assert checkpoint(folder)["return_stats"]["count"].item() == pytest.approx(ITERATIONS * BATCH + 1e-4)
-    rows = [row for row in read_metrics(folder) if row["episodic_return"] != "nan"]
-    assert len(rows) > ITERATIONS / 2
-    for row in rows:
-        assert row["episodic_return"] == row["episodic_length"]
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
 def test_metrics_repeat_to_the_last_digit_and_evaluating_does_not_change_them(name, finished, tmp_path):
     """In another process; only the wall clock differs. Another seed gives other rows."""
-    processes = [
-        train(name, cwd=tmp_path),
-        train(name, "--eval-every", 0, "--eval-episodes", 1, cwd=tmp_path, run_name="without"),
-    ]
-    for process in processes:
-        finish(process)
-    rows = read_metrics(finished(name)[0])
-    assert without(read_metrics(tmp_path / "runs/run")) == without(rows)
-    assert without(read_metrics(tmp_path / "runs/without"), "eval_return") == without(rows, "eval_return")
+    folder, _ = finished(name)
+    begin(name, "--eval-every", 0, "--eval-episodes", 1, cwd=tmp_path).end()
+    assert learned(tmp_path / "runs/run", "eval_return") == learned(folder, "eval_return")
+    begin(name, "--seed", 2, "--total-timesteps", 20 * BATCH, cwd=tmp_path, run_name="other").end()
+    others = learned(tmp_path / "runs/other")
+    assert all(row["loss"] != other["loss"] for row, other in zip(learned(folder), others, strict=False))
 
 
-def test_a_checkpoints_rows_are_on_the_disk_before_it(script, tmp_path, monkeypatch):
-    """Or a crash of the machine could leave it without them; the order in which files are synchronised."""
+def test_an_environment_that_draws_from_the_global_generators_repeats(tmp_path):
+    for run_name in ("one", "two"):
+        words = ("--env-id", "odd_environments:Dice-v0", "--total-timesteps", 4 * BATCH)
+        begin(BASELINE, *words, cwd=tmp_path, run_name=run_name).end()
+    assert learned(tmp_path / "runs/one") == learned(tmp_path / "runs/two")
+
+
+# --- what ends a run ---------------------------------------------------------------------------
+
+
+def test_a_run_killed_at_any_operation_on_its_files_goes_on(continuous, finished, tmp_path, monkeypatch):
+    """Before the first checkpoint the name can be used anew; after it, no row is lost, doubled or different."""
+    flags = ["--eval-every", 0, "--total-timesteps", 3 * BATCH]
+    begin(CONTINUOUS, *flags, cwd=tmp_path, run_name="whole").end()
     monkeypatch.chdir(tmp_path)
-    order, fsync = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (order.append(Path(f"/proc/self/fd/{fd}").readlink().name), fsync(fd)))
-    few = (
-        "--num-steps 64 --num-minibatches 2 --total-timesteps 256 --checkpoint-every 2 --eval-every 0 --eval-episodes 1"
-    )
-    script.main(script.parse_args(["--no-compile", "--env-id", TASK[script.__name__], *few.split()]))
+    operations = 0
+    while True:
+        folder = tmp_path / f"runs/{operations}"
+        process = begin(CONTINUOUS, *flags, cwd=tmp_path, run_name=str(operations), kill_at=operations)
+        process.process.join(60)
+        if process.process.exitcode == 0:
+            break
+        process.end(-signal.SIGKILL)
+        if (folder / "checkpoint.pt").exists():
+            assert_sound(folder)
+            call(continuous, "--resume", folder)
+        else:
+            call(continuous, *small(CONTINUOUS, "--run-name", folder.name, *flags))
+        assert learned(folder) == learned(tmp_path / "runs/whole"), operations
+        returns = evaluation(tmp_path / "runs/whole")["returns"]  # a run that was trained already is evaluated in torch
+        assert evaluation(folder)["returns"] == pytest.approx(returns, abs=1e-6)
+        operations += 1
+    assert operations >= 15
+
+
+KILL, INT, TERM, HUP = signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+CODES = {KILL: -9, INT: 130, TERM: 143, HUP: 129}
+
+
+@pytest.mark.parametrize(
+    ("name", "signals"), [(CONTINUOUS, (KILL, INT, TERM, KILL)), (DISCRETE, (INT, HUP, INT)), (BASELINE, (TERM, INT))]
+)
+def test_a_run_that_signals_end_again_and_again_gives_the_rows_of_one_that_nothing_ended(
+    name, signals, finished, tmp_path
+):
+    """The first signal comes before the first iteration. After Ctrl-C the printed command is what goes on."""
+    folder = tmp_path / "runs/a run"
+    argv = [path(name), *small(name, "--run-name", "a run")]
+    for i, number in enumerate(signals):
+        process = Start(argv, tmp_path)
+        process.until((folder / "checkpoint.pt").exists)
+        process.until(lambda rows=5 * i: rows_of(folder) >= rows)
+        process.send(number)
+        out, err = process.end(CODES[number])
+        assert err == "" and not (folder / "evaluation.json").exists()
+        assert_sound(folder)
+        argv = [path(name), "--resume", "runs/a run"]
+        if number == INT:
+            argv = shlex.split(out.splitlines()[-1].partition(": python ")[2])
+    Start(argv, tmp_path).end()
+    whole, _ = finished(name)
+    assert learned(folder) == learned(whole)
+    assert evaluation(folder) == evaluation(whole)
+    seconds = [float(row["seconds"]) for row in read_metrics(folder)]
+    assert seconds == sorted(seconds)
+    one, other = checkpoint(folder), checkpoint(whole)
+    for group in ("agent", "adam", "obs_stats", "return_stats"):
+        for key, value in other[group].items():
+            assert torch.equal(one[group][key], value)
+    assert one["numpy_rng"] == other["numpy_rng"]
+
+
+def test_under_nohup_a_script_alone_in_a_folder_outlives_its_terminal(tmp_path):
+    shutil.copy(path(BASELINE), tmp_path)
+    argv = ["nohup", sys.executable, f"{BASELINE}.py", *small(BASELINE, "--run-name", "run")]
+    pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(argv, cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT / "tests")), **pipes)
+    deadline = time.monotonic() + 60
+    while rows_of(tmp_path / "runs/run") < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(HUP)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and rows_of(tmp_path / "runs/run") == ITERATIONS, err
+
+
+@pytest.mark.parametrize("room", [100, 3000])
+def test_a_full_disk_loses_no_more_than_the_iteration(room, finished, tmp_path):
+    """A limit on the size of files, set while the run stands still, tears the next row or forbids the checkpoint."""
+    folder = tmp_path / "runs/run"
+    process = begin(CONTINUOUS, cwd=tmp_path)
+    process.until(lambda: rows_of(folder) >= 7)
+    process.send(signal.SIGSTOP)
+    time.sleep(0.05)
+    limit = (folder / "metrics.csv").stat().st_size + room
+    resource.prlimit(process.process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    process.send(signal.SIGCONT)
+    process.end(1)
+    saved = checkpoint(folder)["iteration"]
+    assert 7 <= saved + 1 < ITERATIONS
+    Start([path(CONTINUOUS), "--resume", folder], tmp_path).end()
+    assert learned(folder) == learned(finished(CONTINUOUS)[0])
+
+
+def test_two_processes_do_not_train_in_one_folder(continuous, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "runs/run"
+    monkeypatch.chdir(tmp_path)
+    process = begin(CONTINUOUS, cwd=tmp_path)
+    process.until(lambda: rows_of(folder) >= 1)
+    process.send(signal.SIGSTOP)
+    time.sleep(0.05)
+    before = contents(folder)
+    for words in (["--resume", "runs/run"], small(CONTINUOUS, "--run-name", "run")):
+        with pytest.raises(SystemExit) as end:
+            call(continuous, *words)
+        error = capsys.readouterr().err
+        assert end.value.code == 2 and error.count("\n") == 1 and "runs/run/.lock" in error
+        assert contents(folder) == before
+    process.send(signal.SIGKILL)
+    process.end(-9)
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOLCK, 524, errno.ENOSYS])
+def test_a_file_system_without_locks_is_said_and_trained_on(number, baseline, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    call(baseline, *small(BASELINE, "--run-name", "run", "--total-timesteps", BATCH))
+    assert "runs/run/.lock" in capsys.readouterr().out
+    call(baseline, "--resume", "runs/run", "--total-timesteps", 2 * BATCH)
+    assert rows_of(Path("runs/run")) == 2
+
+
+def test_rows_are_on_the_disk_before_their_checkpoint_and_files_are_closed_before_they_are_renamed(
+    script, tmp_path, monkeypatch
+):
+    """At each tenth iteration and the last; an open file cannot be renamed on Windows."""
+    monkeypatch.chdir(tmp_path)
+    order = []
+    fsync = os.fsync
+    replace = os.replace
+
+    def noted_fsync(number):
+        order.append(os.path.basename(os.readlink(f"/proc/self/fd/{number}")))
+        fsync(number)
+
+    def checked_replace(*paths):
+        opened = [os.readlink(x) for x in Path("/proc/self/fd").iterdir() if os.path.exists(x)]
+        assert not {os.path.abspath(x) for x in paths} & {*opened}
+        replace(*paths)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", checked_replace)
+    call(script, *small(script.__name__, "--total-timesteps", 11 * BATCH, "--eval-every", 0))
     written = [name for name in order if name in ("metrics.csv", "checkpoint.pt.tmp")]
     assert written == ["checkpoint.pt.tmp", *["metrics.csv", "checkpoint.pt.tmp"] * 2]
 
 
-def test_another_seed_gives_other_rows(finished, tmp_path):
-    finish(train("prefpoe_continuous", "--seed", 2, cwd=tmp_path))
-    rows, others = (
-        without(read_metrics(finished("prefpoe_continuous")[0])),
-        without(read_metrics(tmp_path / "runs/run")),
-    )
-    assert all(row["loss"] != other["loss"] for row, other in zip(rows, others, strict=True))
+@pytest.mark.parametrize(("name", "number"), [(CONTINUOUS, None), (BASELINE, TERM), (BASELINE, INT)])
+def test_no_simulator_outlives_its_run(name, number, tmp_path):
+    """Whose environments have processes of their own, also in evaluations."""
+    folder = tmp_path / "runs/run"
+    flags = ("--env-id", "odd_environments:Parent-v0", "--eval-every", 2, "--total-timesteps", 8 * BATCH)
+    process = begin(name, *flags, cwd=tmp_path)
+    process.until(lambda: rows_of(folder) >= 1)
+    children = Path(f"/proc/{process.process.pid}/task/{process.process.pid}/children").read_text().split()
+    assert len(children) >= 2
+    if number:
+        process.send(number)
+    process.end(CODES[number] if number else 0)
+    for child in children:
+        assert not Path(f"/proc/{child}").exists()
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_been(finished, killed, tmp_path):
-    """Up to its checkpoint byte for byte; then random streams, Adam and statistics count on, none restarted."""
-    name, folder = "prefpoe_continuous", shutil.copytree(killed, tmp_path / "run")
-    before, kept = (folder / "metrics.csv").read_bytes().splitlines(keepends=True), checkpoint(folder)["iteration"]
-    assert kept == (len(before) - 1) // 10 * 10 > 0, "no more is lost than since the last checkpoint"
-    assert len(before) - 1 > kept, "the resumed run must have rows to drop"
-    with open(folder / "metrics.csv", "a") as file:
-        file.write("9999,1.0,2")  # as a full disk or a power cut leaves it
-
-    out, _ = finish(start(name, "--resume", folder, cwd=tmp_path))
-    assert_complete(folder)
-    assert (folder / "metrics.csv").read_bytes().splitlines(keepends=True)[: kept + 1] == before[: kept + 1]
-    whole_folder, _ = finished(name)
-    rows, whole_rows = read_metrics(folder), read_metrics(whole_folder)
-    assert without(rows[:kept]) == without(whole_rows[:kept])
-    assert [row["lr"] for row in rows] == [row["lr"] for row in whole_rows]
-    seconds = [float(row["seconds"]) for row in rows]
-    assert seconds == sorted(seconds)
-    assert evaluation_line(out)
-
-    # How many random numbers, updates and observations a run takes does not depend on their values.
-    resumed, whole = checkpoint(folder), checkpoint(whole_folder)
-    assert resumed["numpy_rng"] == whole["numpy_rng"]
-    assert torch.equal(resumed["torch_rng"], whole["torch_rng"])
-    assert torch.equal(resumed["adam"]["powers"], whole["adam"]["powers"])
-    steps = ITERATIONS * 2 * 4
-    assert whole["adam"]["powers"].tolist() == pytest.approx([0.9**steps, 0.999**steps])
-    assert resumed["return_stats"]["count"].item() == pytest.approx(ITERATIONS * BATCH + 1e-4, abs=1e-6)
-    assert whole["obs_stats"]["count"].item() == pytest.approx(ITERATIONS * BATCH + 1 + 1e-4, abs=1e-6)
-    assert resumed["obs_stats"]["count"].item() == pytest.approx(
-        ITERATIONS * BATCH + 2 + 1e-4, abs=1e-6
-    )  # a reset more
+# --- going on ----------------------------------------------------------------------------------
 
 
-def test_restore_gives_back_every_tensor_of_a_checkpoint(continuous, finished):
-    """Weights, optimizer, statistics and random streams, into the very objects that training uses."""
-    folder, _ = finished("prefpoe_continuous")
-    saved = checkpoint(folder)
-    args = continuous.Args(**saved["args"])
-    learner, _ = continuous.make_learner(args)
-    rest = continuous.restore(learner, dataclasses.replace(args, resume=str(folder)))
-    for group in ("agent", "obs_stats", "return_stats"):
-        state = getattr(learner, group).state_dict()
-        assert state.keys() == saved[group].keys()
-        assert all(torch.equal(value, saved[group][key]) for key, value in state.items())
-    assert all(torch.equal(*pair) for pair in zip(learner.adam, saved["adam"].values(), strict=True))
-    assert torch.equal(learner.params, torch.cat([x.flatten() for x in learner.agent.parameters()]))
-    np.testing.assert_array_equal(learner.obs_stats.mean[0], saved["obs_stats"]["mean"].numpy())
-    assert learner.rng.bit_generator.state == json.loads(saved["numpy_rng"])
-    assert torch.equal(torch.get_rng_state(), saved["torch_rng"])
-    assert rest == {name: saved[name] for name in continuous.PROGRESS} and rest["iteration"] == ITERATIONS
+def test_going_on_with_a_finished_run_says_so_and_changes_nothing(script, finished, capsys):
+    """Repeating an argument with the value it has is no change."""
+    folder, _ = finished(script.__name__)
+    before = contents(folder)
+    with pytest.raises(SystemExit) as end:
+        call(script, "--resume", folder, "--seed", 1, "--gamma", 0.99)
+    assert not end.value.code and capsys.readouterr().err == "" and contents(folder) == before
 
 
-def test_a_run_killed_in_its_last_evaluation_only_evaluates_again(finished, tmp_path):
-    original, process = finished("prefpoe_lunarlander")
-    folder = shutil.copytree(original, tmp_path / "run")
+def test_a_finished_run_goes_on_as_the_longer_run_would_have(script, tmp_path, monkeypatch):
+    """To the last digit where nothing follows a schedule."""
+    monkeypatch.chdir(tmp_path)
+    constant = ["--no-anneal-lr", "--eval-every", 0]
+    constant += ["--no-anneal-ent"] if script.__name__ == BASELINE else ["--no-anneal-pref"]
+    words = small(script.__name__, *constant)
+    call(script, *words, "--run-name", "short", "--total-timesteps", 3 * BATCH)
+    call(script, "--resume", "runs/short", "--total-timesteps", 6 * BATCH)
+    call(script, *words, "--run-name", "long", "--total-timesteps", 6 * BATCH)
+    assert learned(Path("runs/short")) == learned(Path("runs/long"))
+    assert evaluation(Path("runs/short")) == evaluation(Path("runs/long"))
+
+
+def test_changed_flags_hold_from_there_on_and_are_saved(script, copied, capsys):
+    """Schedules are those of the new length. Going on once more needs no flags."""
+    folder = copied(script.__name__)
+    before = read_metrics(folder)
+    longer = ITERATIONS + 20
+    flags = ["--clip-coef", 0.1, "--target-kl", 0.5]
+    call(script, "--resume", folder, "--total-timesteps", (ITERATIONS + 10) * BATCH, "--gamma", 0.9)
+    call(script, "--resume", folder, "--total-timesteps", longer * BATCH, *flags)
     (folder / "evaluation.json").unlink()
-    out, _ = finish(start("prefpoe_lunarlander", "--resume", folder, cwd=tmp_path))
-    assert evaluation_line(out) == evaluation_line(process.stdout) and "step=" not in out
-    assert evaluation(folder) == evaluation(original)
-    assert (folder / "metrics.csv").read_bytes() == (original / "metrics.csv").read_bytes()
-
-
-DAMAGES = {  # what is done to the lines of metrics.csv, and how many rows before the checkpoint that costs
-    "cut in mid-row": (lambda lines, kept: [*lines[: kept - 1], lines[kept - 1][:20]], 2),
-    "cut in the last number": (lambda lines, kept: [*lines[:kept], lines[kept][:-2]], 1),
-    "emptied": (lambda lines, kept: [], None),
-    "deleted": (None, None),
-    "without a header": (lambda lines, kept: lines[1:], 0),
-    "rows missing": (lambda lines, kept: lines[:3] + lines[5:], 2),
-    "a row of other columns": (
-        lambda lines, kept: [*lines[:4], b"9" + lines[4][1:].replace(b",", b"", 1), *lines[5:]],
-        1,
-    ),
-    "rows doubled": (lambda lines, kept: lines + lines[1:], 0),
-    "not text": (lambda lines, kept: [*lines[:4], b"\xff\x00\n", *lines[4:]], 0),
-}
-
-
-@pytest.mark.parametrize("how", DAMAGES)
-def test_a_damaged_metrics_csv_keeps_its_whole_rows_and_a_gap_is_said(how, continuous, nearly_done, tmp_path, capsys):
-    """Resumed in this process: under one header, no row glued, doubled or invented."""
-    folder = shutil.copytree(nearly_done, tmp_path / "run")
-    lines, kept = (folder / "metrics.csv").read_bytes().splitlines(keepends=True), checkpoint(folder)["iteration"]
-    change, lost = DAMAGES[how]
-    if change:
-        (folder / "metrics.csv").write_bytes(b"".join(change(lines, kept)))
-    else:
-        (folder / "metrics.csv").unlink()
-    with own_signals():
-        assert continuous.main(continuous.parse_args(["--resume", str(folder)])) == 0
-    lost = kept if lost is None else lost
-    said = capsys.readouterr().err
-    assert said.count("\n") == bool(lost) and f"lacks {lost} of its first {kept} rows" in said or not lost
-    after = (folder / "metrics.csv").read_bytes().splitlines(keepends=True)
-    assert after[0] == lines[0] and len(after) == 1 + 20 - lost
-    assert set(after[: kept - lost + 1]) <= set(lines)
-    steps = [int(row["global_step"]) for row in read_metrics(folder)]
-    assert steps == sorted(set(steps)) and steps[kept - lost :] == [BATCH * i for i in range(kept + 1, 21)]
-
-
-@pytest.mark.parametrize(
-    "change", [lambda names: [*names[:9], "more", *names[9:]], lambda names: names[:9] + names[:8:-1]]
-)
-def test_a_run_whose_metrics_have_other_columns_is_not_gone_on_with(change, continuous, nearly_done, tmp_path, capsys):
-    """As after the script was changed: no row is lost, and none comes under another name."""
-    folder = shutil.copytree(nearly_done, tmp_path / "run")
-    names, *rows = (folder / "metrics.csv").read_text().splitlines()
-    before = "\n".join([",".join(change(names.split(","))), *rows, ""])
-    (folder / "metrics.csv").write_text(before)
-    with own_signals(), pytest.raises(SystemExit) as end:
-        continuous.main(continuous.parse_args(["--resume", str(folder)]))
-    (line,) = capsys.readouterr().err.splitlines()
-    assert end.value.code == 2 and "other columns" in line and (folder / "metrics.csv").read_text() == before
-
-
-def test_a_run_that_trains_is_not_resumed_by_another_process(continuous, tmp_path, capsys):
-    folder = tmp_path / "runs/run"
-    process = paused(train("prefpoe_continuous", cwd=tmp_path), folder)
-    try:
-        before = {path.name: path.read_bytes() for path in folder.iterdir()}
-        with pytest.raises(SystemExit) as end:
-            continuous.main(continuous.parse_args(["--resume", str(folder)]))
-        error = capsys.readouterr().err
-        assert end.value.code == 2 and error.count("\n") == 1
-        assert "--resume" in error and "another process" in error and str(folder) in error
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def test_a_run_trained_further_while_it_is_loaded_is_not_set_back(continuous, nearly_done, tmp_path, capsys):
-    """Another process saves and ends after this one has read the checkpoint, and before it has the folder's lock."""
-    folder = shutil.copytree(nearly_done, tmp_path / "run")
-    args = continuous.parse_args(["--resume", str(folder)])
-    learner, progress = continuous.make_learner(args)
-    continuous.save_checkpoint(folder, learner, progress | {"iteration": progress["iteration"] + 1}, args)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(SystemExit) as end:
-        continuous.Log(learner, progress, args)
-    assert end.value.code == 2 and "another process" in capsys.readouterr().err
-    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"} == {
-        name: data for name, data in before.items() if name != ".lock"
-    }
-
-
-def test_two_runs_started_in_the_same_second_have_folders_of_their_own(tmp_path):
-    words = [*small("prefpoe_lunarlander"), "--total-timesteps", 10 * BATCH]
-    argv = [sys.executable, "-c", IN_THE_SAME_SECOND, *command("prefpoe_lunarlander", *words)[1:]]
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for process in [subprocess.Popen(argv, cwd=tmp_path, env=environment(), **pipes) for _ in range(2)]:
-        finish(process)
-    folders = list((tmp_path / "runs").iterdir())
-    assert len(folders) == 2
-    for folder in folders:
-        assert_complete(folder, 10)
-        assert (folder / "evaluation.json").exists()
-
-
-@pytest.mark.parametrize("ending", ["| head -1", ">&- 2>&-"])
-def test_a_run_that_nobody_reads_goes_on_to_its_end(ending, tmp_path):
-    words = [*small("prefpoe_lunarlander"), "--total-timesteps", 10 * BATCH, "--run-name", "run"]
-    shell = ["bash", "-c", f'"$@" {ending}; exit ${{PIPESTATUS[0]}}', "-"]
-    process = in_a_process([*shell, *command("prefpoe_lunarlander", *words)], tmp_path)
-    assert process.returncode == 0 and process.stderr == "", process.stderr
-    assert_complete(tmp_path / "runs/run", 10)
-    assert len(evaluation(tmp_path / "runs/run")["returns"]) == 3
-
-
-def test_resuming_a_finished_run_says_so_and_changes_nothing(finished, tmp_path):
-    """Repeating an argument with the value it has is no contradiction."""
-    folder, _ = finished("ppo_baseline")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    out, _ = finish(start("ppo_baseline", "--resume", folder, "--seed", 1, "--gamma", 0.99, cwd=tmp_path))
-    assert "finished" in out and len(out.splitlines()) == 1
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
-@pytest.mark.parametrize("flags", [["--gamma", "0.5"], ["--seed", "2"], ["--no-anneal-lr"], ["--env-id", "Ant-v4"]])
-def test_an_argument_that_contradicts_the_run_is_named(script, flags, finished, capsys):
-    with pytest.raises(SystemExit) as end:
-        script.parse_args(["--resume", str(finished(script.__name__)[0]), *flags])
-    error = capsys.readouterr().err
-    assert end.value.code == 2
-    assert error.count("\n") == 1 and flags[0].removeprefix("--no-").removeprefix("--") in error
-
-
-@pytest.mark.parametrize(
-    ("name", "number", "code"),
-    [("prefpoe_lunarlander", signal.SIGTERM, 143), ("ppo_baseline", signal.SIGINT, 130)],
-)
-def test_a_signal_ends_the_iteration_with_a_checkpoint(name, number, code, tmp_path):
-    """At the row last written; resuming then completes the run."""
-    folder = tmp_path / "runs/run"
-    process = paused(train(name, cwd=tmp_path), folder)
-    rows_before = len(read_metrics(folder))
-    process.send_signal(number)
-    process.send_signal(signal.SIGCONT)
-    out, err = finish(process, code)
-    assert "Traceback" not in err and "--resume" in out.splitlines()[-1]
+    capsys.readouterr()
+    call(script, "--resume", folder)
     rows = read_metrics(folder)
-    assert checkpoint(folder)["iteration"] == len(rows) and rows_before <= len(rows) <= rows_before + 1
-    assert not (folder / "evaluation.json").exists()
-    finish(start(name, "--resume", folder, cwd=tmp_path))
-    assert_complete(folder)
-    assert without(read_metrics(folder)[: len(rows)]) == without(rows)
+    assert rows[:ITERATIONS] == before and len(rows) == longer
+    for i in range(ITERATIONS, longer):
+        length = ITERATIONS + 10 if i < ITERATIONS + 10 else longer
+        assert float(rows[i]["lr"]) == pytest.approx(3e-4 * (1 - i / length))
+    expected = dict(total_timesteps=longer * BATCH, gamma=0.9, clip_coef=0.1, target_kl=0.5, seed=1)
+    for saved in (checkpoint(folder)["args"], json.loads((folder / "config.json").read_text())):
+        assert expected.items() <= saved.items()
 
 
-def test_a_signal_in_the_last_iteration_is_not_lost(tmp_path):
-    """It ends the run before its last evaluation, which --resume then makes up for."""
-    folder, steps = tmp_path / "runs/run", 10_000
-    sizes = ("--num-steps", steps, "--total-timesteps", 2 * steps, "--checkpoint-every", 1)
-    process = train("prefpoe_lunarlander", *sizes, cwd=tmp_path)
-    while process.poll() is None and not ((folder / "checkpoint.pt").exists() and checkpoint(folder)["iteration"] == 1):
-        time.sleep(0.01)  # the row alone would not do: until the first iteration has saved, a signal is still its own
-    process.terminate()
-    out, err = finish(process, 143)
-    assert "once more" in err and f"stopped at step {2 * steps}" in out.splitlines()[-1]
-    assert checkpoint(folder)["iteration"] == 2 and not (folder / "evaluation.json").exists()
-    finish(start("prefpoe_lunarlander", "--resume", folder, cwd=tmp_path))
-    assert evaluation(folder)["global_step"] == 2 * steps
+def test_what_would_be_another_run_is_refused(script, copied, capsys):
+    """The task, the seed, and what changes the shapes of the data or of the network."""
+    folder = copied(script.__name__)
+    before = contents(folder)
+    changes = [("--env-id", "CartPole-v1"), ("--seed", 2), ("--num-envs", 1), ("--num-steps", 64)]
+    if script.__name__ == BASELINE:
+        changes.append(("--shared-backbone",))
+    for change in changes:
+        with pytest.raises(SystemExit) as end:
+            call(script, "--resume", folder, *change, "--total-timesteps", 100 * BATCH)
+        assert end.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+        assert contents(folder) == before
 
 
-@pytest.mark.parametrize(("name", "number"), [("prefpoe_lunarlander", signal.SIGTERM), ("ppo_baseline", signal.SIGINT)])
-def test_a_signal_while_compiling_ends_the_run_within_seconds(name, number, tmp_path):
-    """SIGINT reaches the whole process group, as from a terminal."""
-    env = environment(TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
-    process = train(name, "--compile", cwd=tmp_path, env=env, start_new_session=True)
-    while not (line := process.stdout.readline()).startswith("compiling the update"):
-        assert line, process.stderr.read()
-    time.sleep(3)
-    sent = time.monotonic()
-    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-    out, err = finish(process, 128 + number)
-    assert time.monotonic() - sent < 15, "a machine under load takes a few of them"
-    assert "compiled" not in out and "Traceback" not in err
+def of_b31b767(state):
+    """A checkpoint as that commit wrote it: flags that are gone, no newer ones, and other names."""
+    state["args"] |= dict(cuda=True, video_episodes=1, checkpoint_every=10)
+    state["args"].pop("target_kl")
+    state["torch_rng"] = torch.get_rng_state()
+    if "explained_variance" in state:
+        state["trust"] = state.pop("explained_variance")
+    else:
+        state["args"]["gymnasium_statistics"] = False
+    return state
 
 
-def test_a_signal_ends_the_run_even_where_exceptions_are_swallowed(tmp_path):
-    """In the callback of a weak reference, of which torch has many while it compiles."""
-    argv = [sys.executable, "-c", A_SIGNAL_IN_A_CALLBACK, *command("ppo_baseline", *small("ppo_baseline"))[1:]]
-    result = in_a_process(argv, tmp_path)
-    assert result.returncode == 143 and "Exception ignored" not in result.stderr
-    assert (tmp_path / "signalled").exists() and "step=" not in result.stdout
-
-
-def test_a_signal_also_ends_the_last_evaluation(tmp_path):
-    process = train("prefpoe_lunarlander", "--eval-episodes", 1_000_000, "--total-timesteps", BATCH, cwd=tmp_path)
-    metrics = tmp_path / "runs/run/metrics.csv"
-    while process.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n") == 2):
-        time.sleep(0.01)
-    time.sleep(0.5)
-    process.terminate()
-    try:
-        assert process.wait(10) == 143
-    finally:
-        process.kill()
-        process.communicate()
-
-
-@pytest.mark.parametrize("starved", ["checkpoint.pt", "metrics.csv"])
-def test_a_full_disk_leaves_the_last_checkpoint(starved, killed, tmp_path):
-    """Exit code 1 and one line, no temporary file. A limit on the size of files stands for the disk."""
-    folder = shutil.copytree(killed, tmp_path / "run")
-    old = (folder / "checkpoint.pt").read_bytes()
-    kilobytes = {"checkpoint.pt": len(old) // 2048, "metrics.csv": (folder / "metrics.csv").stat().st_size // 1024 + 1}
-    limited = [
-        "bash",
-        "-c",
-        f'ulimit -f {kilobytes[starved]} && exec "$@"',
-        "-",
-        *command("prefpoe_continuous", "--resume", folder),
-    ]
-    process = in_a_process(limited, tmp_path)
-    assert process.returncode == 1
-    assert process.stderr.startswith("error: ") and process.stderr.count("\n") == 1
-    assert (folder / "checkpoint.pt").read_bytes() == old
-    assert {path.name for path in folder.iterdir()} == {"config.json", "metrics.csv", "checkpoint.pt", ".lock"}
+def test_a_checkpoint_of_former_scripts_goes_on(script, finished, tmp_path):
+    """Which saved each tenth iteration, so that rows beyond it are cut."""
+    name = script.__name__
+    folder = tmp_path / "runs/run"
+    process = begin(name, cwd=tmp_path)
+    process.until(lambda: rows_of(folder) >= 5)
+    process.send(KILL)
+    process.end(-9)
+    whole, out = finished(name)
+    torch.save(of_b31b767(checkpoint(folder)), folder / "checkpoint.pt")
+    shutil.copy(whole / "metrics.csv", folder)
+    call(script, "--resume", folder)
+    assert learned(folder) == learned(whole)
+    assert evaluation(folder) == evaluation(whole)
+    torch.save(of_b31b767(checkpoint(folder)), tmp_path / "checkpoint.pt")
+    said, _ = Start([path(name), "--evaluate", "checkpoint.pt"], tmp_path).end()
+    assert evaluation_line(said) == evaluation_line(out)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_evaluate_prints_the_runs_own_evaluation(name, finished, tmp_path):
-    """Of the folder as of the checkpoint alone, with as many episodes as asked; it writes nothing."""
-    folder, trained = finished(name)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+def test_evaluate_prints_the_runs_own_evaluation_and_writes_nothing(name, finished, tmp_path):
+    """Of the folder as of the checkpoint alone, with as many episodes as asked, whatever the seed."""
+    folder, out = finished(name)
+    before = contents(folder)
     shutil.copy(folder / "checkpoint.pt", tmp_path)
-    of_folder = start(name, "--evaluate", folder, cwd=tmp_path)
-    of_checkpoint = start(name, "--evaluate", "checkpoint.pt", "--eval-episodes", 2, cwd=tmp_path)
-    assert finish(of_folder)[0].splitlines() == [evaluation_line(trained.stdout)]
+    said, _ = Start([path(name), "--evaluate", folder, "--seed", 3], tmp_path).end()
+    assert evaluation_line(said) == evaluation_line(out)
+    said, _ = Start([path(name), "--evaluate", "checkpoint.pt", "--eval-episodes", 2], tmp_path).end()
     first_two = evaluation(folder)["returns"][:2]
     expected = f"evaluation: mean={np.mean(first_two):.2f} std={np.std(first_two):.2f} episodes=2"
-    assert finish(of_checkpoint)[0].splitlines() == [expected]
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt"}
+    assert evaluation_line(said).startswith(expected)
+    assert contents(folder) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "stdout", "stderr"}
 
 
-def test_prefpoe_learns_to_balance_the_pole(discrete, run, tmp_path):
-    """Compiled or not, to a return, in training as in evaluation, that samples of an untrained policy never reach.
+# --- learning ----------------------------------------------------------------------------------
 
-    (The mode of an untrained network can balance by luck: 2 of 100 initialisations reach 500.)
-    """
+
+def test_prefpoe_learns_to_balance_the_pole(tmp_path):
+    """Compiled, to a return, in training as in evaluation, that samples of an untrained policy never reach."""
     flags = "--env-id CartPole-v1 --num-envs 4 --num-steps 256 --num-minibatches 4 --update-epochs 8 --eval-every 0"
     flags += " --learning-rate 1e-3 --norm-obs --norm-reward --total-timesteps 30720"
-    first_rows = []
-    for path in ("compile", "no-compile"):
-        process = run("prefpoe_lunarlander", *flags.split(), f"--{path}", "--run-name", path)
-        assert process.returncode == 0 and "failed" not in process.stdout, process.stderr
-        announced = re.search(r"\ncompiling the update, .*\ncompiled in \d+ s\n", process.stdout)
-        assert bool(announced) == (path == "compile")
-        folder = tmp_path / "runs" / path
-        assert evaluation(folder)["mean"] > 400
-        returns = [float(row["episodic_return"]) for row in read_metrics(folder)]
-        assert np.nanmean(returns[-5:]) > 200
-        first_rows.append({name: float(x) for name, x in read_metrics(folder)[0].items() if name not in WALL_CLOCK})
-    assert first_rows[0] == pytest.approx(first_rows[1], rel=1e-4, abs=1e-6, nan_ok=True)
-
-    untrained, env = [], discrete.make_env("CartPole-v1")
-    for seed in range(10):
-        torch.manual_seed(seed)
-        args = discrete.Args(env_id="CartPole-v1", seed=seed, eval_deterministic=False)
-        act = discrete.numpy_policy(discrete.Agent(4, env.action_space), args)
-        untrained.append(np.mean(discrete.evaluate(act, env, discrete.RunningMeanStd((4,), False), 10, args)))
-    assert max(untrained) < 60 and returns[0] < 60
-
-
-def test_without_a_terminal_one_plain_line_is_printed_every_10_iterations(finished):
-    _, process = finished("prefpoe_continuous")
-    steps = [line.split()[0] for line in process.stdout.splitlines()[1:-2]]
-    assert steps == [f"step={BATCH * i}" for i in range(10, ITERATIONS + 1, 10)]
-    assert process.stderr == ""
-
-
-def test_on_a_terminal_a_bar_shows_progress(tmp_path):
-    """Steps, time left, SPS and return on stderr; no plain lines then."""
-    terminal, stderr = os.openpty()
-    fcntl.ioctl(stderr, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))
-    process = train("prefpoe_lunarlander", "--total-timesteps", 10 * BATCH, cwd=tmp_path, stderr=stderr)
-    os.close(stderr)
-    shown = b""
-    try:
-        while part := os.read(terminal, 4096):
-            shown += part
-    except OSError:  # how Linux says that the other end is closed
-        os.close(terminal)
-    assert re.search(rf"{10 * BATCH}/{10 * BATCH} \[[\d:]+<[\d:]+.*return=[\d.]+ SPS=\d+", shown.decode())
-    assert not re.search("^step=", finish(process)[0], re.MULTILINE)
+    out, _ = Start([path(DISCRETE), *flags.split(), "--run-name", "run"], tmp_path).end()
+    assert "failed" not in out
+    assert evaluation(tmp_path / "runs/run")["mean"] > 400
+    returns = [float(row["episodic_return"]) for row in read_metrics(tmp_path / "runs/run")]
+    assert np.nanmean(returns[-5:]) > 200 and returns[0] < 60
 
 
 def test_memory_stays_flat_over_a_run(tmp_path):
     """On LunarLander, whose small arrays once fragmented the heap by 2 MB an iteration."""
-    flags = ["--env-id", "LunarLander-v3", "--total-timesteps", 26 * 2048, "--eval-every", 0, "--run-name", "x"]
-    metrics, resident = tmp_path / "runs" / "x" / "metrics.csv", {}
-    options = dict(cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    with subprocess.Popen(command("ppo_baseline", *flags), **options) as process:
-        deadline = time.monotonic() + 240
-        while process.poll() is None:
-            assert time.monotonic() < deadline
-            rows = len(metrics.read_bytes().splitlines()) - 1 if metrics.exists() else 0
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            if rows < 26 and (size := re.search(r"VmRSS:\s+(\d+) kB", status)):
-                resident[rows] = int(size[1]) / 1024
-            time.sleep(0.02)
-    assert process.returncode == 0
-    assert resident[25] < min(700, resident[8] + 8)
+    flags = "--env-id LunarLander-v3 --no-compile --num-minibatches 4 --update-epochs 1 --eval-every 0 --run-name run"
+    process = Start([path(BASELINE), *flags.split(), "--total-timesteps", 15 * 2048, "--eval-episodes", 1], tmp_path)
+    resident = {}
+    for rows in (5, 14):
+        process.until(lambda rows=rows: rows_of(tmp_path / "runs/run") >= rows)
+        status = Path(f"/proc/{process.process.pid}/status").read_text()
+        resident[rows] = int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
+    process.end()
+    assert resident[14] < min(700, resident[5] + 8)
