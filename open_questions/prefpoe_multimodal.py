@@ -218,17 +218,17 @@ class Agent(nn.Module):
 
     def __init__(self, obs_dim: int, action_space: gym.spaces.Box, args: Args):
         super().__init__()
-        K = args.num_modes
         action_dim = action_space.shape[0]
+        self.action_range = torch.tensor(action_space.high - action_space.low)
         self.backbone = nn.Sequential(linear(obs_dim, 64), nn.Tanh(), linear(64, 64), nn.Tanh())
         self.critic = linear(64, 1, gain=1.0)
         self.actor_mean = linear(64, action_dim, gain=0.01)
         self.actor_logstd = nn.Parameter(torch.full((1, action_dim), args.logstd_init))
-        self.preference_mean = linear(64, K * action_dim, gain=0.01)
-        self.preference_logstd = nn.Parameter(torch.full((K, action_dim), args.logstd_init))
-        self.preference_logits = linear(64, K, gain=0.01)
-        orders = torch.stack([torch.randperm(K) for _ in range(action_dim)], dim=1)
-        self.preference_mean.bias.data = (2 * orders.flatten() + 1) / K - 1
+        self.preference_mean = linear(64, args.num_modes * action_dim, gain=0.01)
+        self.preference_logstd = nn.Parameter(torch.full((args.num_modes, action_dim), args.logstd_init))
+        self.preference_logits = linear(64, args.num_modes, gain=0.01)
+        orders = torch.stack([torch.randperm(args.num_modes) for _ in range(action_dim)], dim=1)
+        self.preference_mean.bias.data = (2 * orders.flatten() + 1) / args.num_modes - 1
 
     def forward(self, obs: torch.Tensor) -> tuple[Mixture, Mixture, torch.Tensor]:
         """obs (batch, obs_dim) -> main expert, of one mode, preference expert, value (batch,)."""
@@ -241,7 +241,7 @@ class Agent(nn.Module):
         return main, Mixture(self.preference_logits(hidden), pref), self.critic(hidden).squeeze(-1)
 
 
-# One iteration's data, each (batch, ...): log_prob is of the policy that acted, A_norm what L_pref weighs actions by.
+# One iteration's data, each (batch, ...): log_prob is of the policy that acted.
 Batch = namedtuple("Batch", "obs action log_prob value advantage returns A_norm")
 # Transitions, each (num_steps, num_envs, ...), obs normalised; next_obs at an episode's end is that episode's last one.
 Rollout = namedtuple("Rollout", "obs action noise reward next_obs terminated done")
@@ -354,25 +354,20 @@ def collect(envs: VecEnv, obs: np.ndarray, act: Callable, obs_stats: RunningMean
 @torch.no_grad()
 def make_batch(learner: Learner, rollout: Rollout, rewards: np.ndarray, args: Args) -> tuple[Batch, dict[str, float]]:
     """Values, log-probabilities and advantages of a whole rollout in one pass, and its diagnostics."""
-
-    def tensor(x: np.ndarray) -> torch.Tensor:  # (num_steps, num_envs, ...) -> (batch, ...)
-        return torch.from_numpy(x).flatten(0, 1)
-
-    obs = tensor(rollout.obs)
-    action = tensor(rollout.action)
-    main, pref, value = learner.agent(obs)
+    rows = Rollout._make(torch.from_numpy(x).flatten(0, 1) for x in rollout)  # (batch, ...)
+    main, pref, value = learner.agent(rows.obs)
+    _, _, next_value = learner.agent(rows.next_obs)
     fused = fuse(main, pref, args)
-    next_value = learner.agent(tensor(rollout.next_obs))[-1]
     values = value.numpy().reshape(rewards.shape)
     next_values = next_value.numpy().reshape(rewards.shape)
     advantages = gae(rewards, values, next_values, rollout.terminated, rollout.done, args.gamma, args.gae_lambda)
-    advantage = tensor(advantages.astype(np.float32))
+    advantage = torch.from_numpy(advantages.astype(np.float32)).flatten()
     A_norm = (advantage - advantage.mean()) / (advantage.std() + 1e-8)  # over the batch, for L_pref
     if args.advantage_noise:
         noise = learner.rng.normal(0.0, args.advantage_noise, rewards.shape)
-        A_norm = A_norm + tensor(noise.astype(np.float32))
-    batch = Batch(obs, action, fused.log_prob(action), value, advantage, advantage + value, A_norm)
-    return batch, diagnose(main, pref, fused, batch, args)
+        A_norm = A_norm + torch.from_numpy(noise.astype(np.float32)).flatten()
+    batch = Batch(rows.obs, rows.action, fused.log_prob(rows.action), value, advantage, advantage + value, A_norm)
+    return batch, diagnose(main, pref, fused, batch, learner.agent.action_range, args)
 
 
 def update(step: Callable, learner: Learner, batch: Batch, coefficients: dict[str, float], args: Args) -> dict:
@@ -517,14 +512,22 @@ def make_step(agent: Agent, args: Args) -> Callable:
     return step_or_eager
 
 
+@torch.no_grad()
 def acted_by_agent(rollout: Rollout, learner: Learner, args: Args) -> bool:
-    """Whether these are the actions that torch_policy takes for the same noise; if not, it acts from here on."""
-    obs, noise, action = (x.reshape(-1, *x.shape[2:]) for x in (rollout.obs, rollout.noise, rollout.action))
-    expected = torch_policy(learner.agent, args)(obs, noise)
-    if np.isclose(expected, action, rtol=0, atol=1e-4).mean() > 0.999:  # the rest is rounding
+    """Whether the actions are those that the agent makes of the rollout's noise; if not, torch acts from here on."""
+    obs, noise, action = (torch.from_numpy(x).flatten(0, 1) for x in (rollout.obs, rollout.noise, rollout.action))
+    main, pref, _ = learner.agent(obs)
+    fused = fuse(main, pref, args)
+    total = fused.log_weight.exp().cumsum(-1)
+    chosen = torch.searchsorted(total, noise[:, -1:].contiguous(), right=True).clip(max=total.shape[1] - 1)
+    mean, std = (x.take_along_dim(chosen[..., None], 1).squeeze(1) for x in fused.modes)
+    expected = mean + std * noise[:, :-1]
+    by_torch = torch_policy(learner.agent, args)(obs.numpy(), noise.numpy())
+    agree = [np.isclose(x, expected, rtol=0, atol=1e-4).mean() > 0.999 for x in (by_torch, action)]  # but for rounding
+    if all(agree):
         return True
-    if learner.policy is torch_policy:
-        sys.exit("error: the actions of a rollout are not samples of its policy: see collect and torch_policy")
+    if learner.policy is torch_policy or not agree[0]:
+        sys.exit("error: actions are not samples of the policy, mean + std * noise of a mode: see acted_by_agent")
     print("acting in torch, about 2.4 times slower: numpy_policy differs from Agent.forward")
     learner.policy = torch_policy
     return False
@@ -713,25 +716,22 @@ def scale_rewards(rewards, done, stats: RunningMeanStd, discounted: np.ndarray, 
     return scaled.clip(-10.0, 10.0)
 
 
-def diagnose(main, pref, fused, batch: Batch, args: Args) -> dict[str, float]:
-    """The critic, the policies' widths, and how the experts stand to each other, before the update. variance_reduced is
-    the share of states where the fused trace is below both experts', mean_difference one of the 2 that tanh allows. kl_*
-    are the bounds of `Mixture.kl`. modes_* is exp(entropy of the weights), the number of modes in use. mode_sigma is
-    that of the preference's modes, by weight; whatever their weight, mode_distance is that between two of their means,
-    and mode_share what the main expert's mean counts in a fused mode, rho = s_k^2 / (s_k^2 + lambda s_theta^2)."""
+def diagnose(main, pref, fused, batch: Batch, action_range: torch.Tensor, args: Args) -> dict[str, float]:
+    """The critic, how wide the policies are, and how the experts stand to each other, before the update. kl_* are bounds.
+    modes_* is exp(entropy of the weights). mode_sigma is the preference's modes', by weight. Whatever their weight,
+    mode_distance is between two of their means, and mode_share is rho = s_k^2 / (s_k^2 + lambda s_theta^2)."""
     columns = {"explained_variance": 1 - (batch.returns - batch.value).var() / batch.returns.var()}
-    traces = {}
     for name, policy in {"main": main, "pref": pref, "fused": fused}.items():
-        traces[name] = policy.std.square().sum(-1)
         columns[f"entropy_{name}"] = policy.entropy().mean()
         columns[f"sigma_{name}"] = policy.std.mean()
-        columns[f"trace_{name}"] = traces[name].mean()
+        columns[f"trace_{name}"] = policy.std.square().sum(-1).mean()
+    narrower = fused.std.square().sum(-1) < torch.min(main.std.square().sum(-1), pref.std.square().sum(-1))
     columns |= {
         "lambda_pref": args.lambda_pref,  # the argument; a learned lambda needs a column of its own
-        "variance_reduced": (traces["fused"] < torch.min(traces["main"], traces["pref"])).float().mean(),
+        "variance_reduced": narrower.float().mean(),  # share of states
         "kl_fused_pref": fused.kl(pref).mean(),
         "kl_fused_main": fused.kl(main).mean(),
-        "mean_difference": (main.mean - pref.mean).abs().mean() / 2,
+        "mean_difference": ((main.mean - pref.mean).abs() / action_range)[:, action_range > 0].mean(),  # share of it
         "guidance": torch.corrcoef(torch.stack([batch.A_norm, pref.log_prob(batch.action)]))[0, 1],
     }
     for name, log_w in {"pref": pref.log_weight, "fused": fused.log_weight}.items():

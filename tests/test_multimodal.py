@@ -233,7 +233,8 @@ def diagnosed(s_theta, logits, mean, std, **changes):
     pref = Mixture(logits, Gaussian(mean, torch.tensor(std)[:, None].expand(mean.shape)))
     args = Args(num_modes=logits.shape[1], **changes)
     batch = multimodal.Batch(None, torch.rand(len(mean), mean.shape[-1]), *torch.rand(5, len(mean)))
-    row = multimodal.diagnose(single(s_theta, len(mean), mean.shape[-1]), pref, pref, batch, args)
+    main = single(s_theta, len(mean), mean.shape[-1])
+    row = multimodal.diagnose(main, pref, pref, batch, torch.full(mean.shape[2:], 2.0), args)
     return row, {x for x, low, high, _ in multimodal.SIGNATURES if not low <= (row | {"approx_kl": 0.0})[x] <= high}
 
 
