@@ -7,6 +7,7 @@ python benchmark/pictures.py agents        # docs/agents.webp: films of pretrain
 
 import importlib
 import sys
+import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -106,12 +107,16 @@ def film(task: str, name: str) -> list:
 
     script, pictures = importlib.import_module(name), []
     args = script.parse_args(["--evaluate", str(ROOT / "pretrained" / f"{task}.pt")])
-    learner, _ = script.make_learner(args)
-    act, env = script.numpy_policy(learner.agent, args), script.make_env(task, video=True)
+    env = script.make_env(args, film=Path(tempfile.mkdtemp()))  # the camera and the floor of a film
+    learner = script.Learner(env, args)
+    learner.load(args.evaluate, args)
+    act = script.torch_policy(learner.agent, args)
     obs, _ = env.reset(seed=2**30)
     for step in range(FILM["skip"] + FILM["frames"] * FILM["every"]):
-        action = act(script.observe(obs[None], learner.obs_stats, update=False), 0.0)
-        obs, _, terminated, truncated, _ = env.step(script.clip_action(action[0], env.action_space))
+        action = act(script.normalize_obs(obs[None], learner.obs_stats, args), 0.0)[0]
+        if hasattr(env.action_space, "low"):
+            action = action.clip(env.action_space.low, env.action_space.high)
+        obs, _, terminated, truncated, _ = env.step(action)
         if terminated or truncated:
             obs, _ = env.reset()
         if step >= FILM["skip"] and step % FILM["every"] == 0:
