@@ -348,6 +348,7 @@ def write_whole(path: Path, content: bytes, sync: bool = True) -> None:
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
         file.write(content)
+        file.flush()
         if sync:
             os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -95,9 +95,6 @@ class Args:
     num_iterations = property(lambda self: self.total_timesteps // self.batch_size)
 
 
-STD_BOUNDS = 1e-3, 2.0  # of the fused std and of the preference's
-
-
 class Gaussian(NamedTuple):
     """Diagonal Gaussian over actions; mean and std are (batch, action_dim)."""
 
@@ -169,6 +166,7 @@ class Agent(nn.Module):
         return main, pref, self.critic(hidden).squeeze(-1)
 
 
+STD_BOUNDS = 1e-3, 2.0  # of the fused std and of the preference's
 # One iteration's data, each (batch, ...): log_prob is of the policy that acted.
 Batch = namedtuple("Batch", "obs action log_prob value advantage returns A_norm")
 # Transitions, each (num_steps, num_envs, ...), obs normalised; next_obs at an episode's end is that episode's last one.
@@ -385,6 +383,7 @@ def write_whole(path: Path, content: bytes, sync: bool = True) -> None:
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
         file.write(content)
+        file.flush()
         if sync:
             os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -96,9 +96,6 @@ class Args:
     num_iterations = property(lambda self: self.total_timesteps // self.batch_size)
 
 
-STD_BOUNDS = 1e-3, 2.0  # of the fused std and of the preference's
-
-
 class Gaussian(NamedTuple):
     """Diagonal Gaussian over actions; mean and std are (batch, action_dim)."""
 
@@ -241,6 +238,7 @@ class Agent(nn.Module):
         return main, Mixture(self.preference_logits(hidden), pref), self.critic(hidden).squeeze(-1)
 
 
+STD_BOUNDS = 1e-3, 2.0  # of the fused std and of the preference's
 # One iteration's data, each (batch, ...): log_prob is of the policy that acted.
 Batch = namedtuple("Batch", "obs action log_prob value advantage returns A_norm")
 # Transitions, each (num_steps, num_envs, ...), obs normalised; next_obs at an episode's end is that episode's last one.
@@ -456,6 +454,7 @@ def write_whole(path: Path, content: bytes, sync: bool = True) -> None:
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
         file.write(content)
+        file.flush()
         if sync:
             os.fsync(file.fileno())
     os.replace(temporary, path)
