@@ -217,13 +217,13 @@ class Agent(nn.Module):
         super().__init__()
         action_dim = action_space.shape[0]
         self.action_range = torch.tensor(action_space.high - action_space.low)
-        self.backbone = nn.Sequential(linear(obs_dim, 64), nn.Tanh(), linear(64, 64), nn.Tanh())
-        self.critic = linear(64, 1, gain=1.0)
-        self.actor_mean = linear(64, action_dim, gain=0.01)
+        self.backbone = nn.Sequential(layer(obs_dim, 64), nn.Tanh(), layer(64, 64), nn.Tanh())
+        self.critic = layer(64, 1, gain=1.0)
+        self.actor_mean = layer(64, action_dim, gain=0.01)
         self.actor_logstd = nn.Parameter(torch.full((1, action_dim), args.logstd_init))
-        self.preference_mean = linear(64, args.num_modes * action_dim, gain=0.01)
+        self.preference_mean = layer(64, args.num_modes * action_dim, gain=0.01)
         self.preference_logstd = nn.Parameter(torch.full((args.num_modes, action_dim), args.logstd_init))
-        self.preference_logits = linear(64, args.num_modes, gain=0.01)
+        self.preference_logits = layer(64, args.num_modes, gain=0.01)
         orders = torch.stack([torch.randperm(args.num_modes) for _ in range(action_dim)], dim=1)
         self.preference_mean.bias.data = (2 * orders.flatten() + 1) / args.num_modes - 1
 
@@ -311,13 +311,13 @@ def train(envs: VecEnv, learner: Learner, log: Log, args: Args) -> None:
     obs = normalize_obs(envs.reset(args.seed, learner.iteration), learner.obs_stats, args, update=True)
     try:
         numpy_policy(learner.agent, args)(obs, 0.0)
-        learner.policy = numpy_policy  # as long as `acted_by_agent` finds no difference
+        learner.make_act = numpy_policy  # as long as `acted_by_agent` finds no difference
     except Exception as error:  # noqa: BLE001
         print(f"acting in torch, about 2.4 times slower: numpy_policy does not fit Agent.forward ({error!r})")
     while learner.iteration < args.num_iterations:
         coefficients = schedule(args, learner)
         scheduled = replace(args, **coefficients)
-        act = learner.policy(learner.agent, scheduled)
+        act = learner.make_act(learner.agent, scheduled)
         rollout, obs, episodes = collect(envs, obs, act, learner.obs_stats, learner.rng, scheduled)
         if not acted_by_agent(rollout, learner, scheduled):
             continue  # the iteration again, now with torch_policy
@@ -404,7 +404,7 @@ class Learner:
         self.seconds = 0.0
         self.explained_variance = 0.0  # the critic's running mean, within [0, 1], which a guided lambda follows
         self.wandb_id = os.urandom(4).hex()
-        self.policy = torch_policy  # what acts; while training numpy_policy, if it agrees
+        self.make_act = torch_policy  # makes what acts; while training numpy_policy, if it agrees
 
     def save(self, folder: Path, args: Args, sync: bool) -> None:
         """Write checkpoint.pt; with `sync` it survives a power cut, without it a killed process."""
@@ -525,10 +525,10 @@ def acted_by_agent(rollout: Rollout, learner: Learner, args: Args) -> bool:
     agree = [np.isclose(x, expected, rtol=0, atol=1e-4).mean() > 0.999 for x in (by_torch, action)]  # but for rounding
     if all(agree):
         return True
-    if learner.policy is torch_policy or not agree[0]:
+    if learner.make_act is torch_policy or not agree[0]:
         sys.exit("error: actions are not samples of the policy, mean + std * noise of a mode: see acted_by_agent")
     print("acting in torch, about 2.4 times slower: numpy_policy differs from Agent.forward")
-    learner.policy = torch_policy
+    learner.make_act = torch_policy
     return False
 
 
@@ -570,12 +570,12 @@ def sample_noise(rng: np.random.Generator, size: tuple[int, ...], action_space: 
     return np.concatenate([normal, rng.random((*size, 1), dtype=np.float32)], axis=-1)
 
 
-def linear(size_in: int, size_out: int, gain: float = math.sqrt(2)) -> nn.Linear:
-    """A layer with orthogonal weights of that gain, and biases 0."""
-    layer = nn.Linear(size_in, size_out)
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
-    return layer
+def layer(size_in: int, size_out: int, gain: float = math.sqrt(2)) -> nn.Linear:
+    """A linear layer with orthogonal weights of that gain, and biases 0."""
+    linear = nn.Linear(size_in, size_out)
+    nn.init.orthogonal_(linear.weight, gain)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 class MultiGoal(gym.Env):
@@ -706,13 +706,13 @@ def scale_rewards(rewards, done, stats: RunningMeanStd, discounted: np.ndarray, 
     """Rewards (num_steps, num_envs) over the running std of the discounted return, whose state is `discounted`."""
     if not args.norm_reward:
         return rewards
-    scaled = np.empty_like(rewards)
+    variance = np.empty((len(rewards), 1))
     for t in range(len(rewards)):
         discounted[:] = args.gamma * discounted + rewards[t]
         stats.update(discounted)
-        scaled[t] = rewards[t] / np.sqrt(stats.m2 / stats.count + 1e-8)
+        variance[t] = stats.m2 / stats.count
         discounted[done[t]] = 0.0
-    return scaled.clip(-10.0, 10.0)
+    return (rewards / np.sqrt(variance + 1e-8)).clip(-10.0, 10.0)
 
 
 def diagnose(main, pref, fused, batch: Batch, action_range: torch.Tensor, args: Args) -> dict[str, float]:
@@ -754,7 +754,7 @@ SIGNATURES = (
 
 def evaluate(learner: Learner, env: gym.Env, episodes: int, args: Args) -> list[float]:
     """Returns of so many episodes, with seeds from 2**30, in unscaled rewards; closes the environment."""
-    act = learner.policy(learner.agent, args)
+    act = learner.make_act(learner.agent, args)
     rng = np.random.default_rng(args.seed)
     gather = learner.obs_stats.count < 1  # statistics are frozen, but for weights that come without
     space = env.action_space
@@ -828,19 +828,18 @@ class Log:
     def end_iteration(self, episodes: list, losses: dict, diagnostics: dict[str, float], args: Args) -> None:
         """Evaluate where it is due, write, save and show; ends the program where numbers are not finite."""
         learner = self.learner
-        iteration = learner.iteration
-        step = iteration * args.batch_size
+        step = learner.iteration * args.batch_size
         if not (math.isfinite(losses["loss"]) and learner.params.isfinite().all()):
             sys.exit(f"error: not finite at step {step}: {self.folder} keeps the checkpoint before")
         mean_return, mean_length = np.mean(episodes, axis=0) if episodes else (math.nan, math.nan)
-        evaluating = args.eval_every and iteration % args.eval_every == 0
+        evaluating = args.eval_every and learner.iteration % args.eval_every == 0
         eval_return = np.mean(evaluate(learner, make_env(args), 3, args)) if evaluating else math.nan
         seconds = time.perf_counter() - self.started
         row = dict(global_step=step, episodic_return=mean_return, episodic_length=mean_length, eval_return=eval_return)
         speed = args.batch_size / (seconds - learner.seconds)
         row |= losses | diagnostics | dict(lr=args.learning_rate, SPS=speed, seconds=seconds)
         learner.seconds = seconds
-        due = iteration % 10 == 0 or iteration == args.num_iterations
+        due = learner.iteration % 10 == 0 or learner.iteration == args.num_iterations
         with open(self.metrics, "a+", newline="") as file:
             file.seek(0)
             header = file.readline().strip()
@@ -855,14 +854,14 @@ class Log:
         if self.wandb:
             self.wandb.log({name: x for name, x in row.items() if not math.isnan(x)}, step=step)
         if self.compiled is None:
-            self.compiled = iteration, seconds
+            self.compiled = learner.iteration, seconds
             moments = learner.adam["v"].split([x.numel() for x in learner.agent.parameters()])
             for (name, _), v in zip(learner.agent.named_parameters(), moments):
                 if not (v.any() or name.startswith("preference") and (args.fusion == "none" or args.num_modes == 1)):
                     print(f"warning: no gradient has reached {name}")
         elif due:
-            pace = (iteration - self.compiled[0]) / (seconds - self.compiled[1])  # iterations a second
-            left = (args.num_iterations - iteration) / pace / 60
+            pace = (learner.iteration - self.compiled[0]) / (seconds - self.compiled[1])  # iterations a second
+            left = (args.num_iterations - learner.iteration) / pace / 60
             print(f"step={step} return={mean_return:.1f} SPS={args.batch_size * pace:.0f} {left:.1f} min left")
         for column, low, high, advice in SIGNATURES:
             if not low <= row[column] <= high and advice not in self.advice_given:
@@ -893,7 +892,8 @@ def parse_args(argv: list[str] | None = None) -> Args:
             print(f"from here on, with schedules of {args.total_timesteps} steps: {changed}")
     # Least and largest value of numbers; where not named, 0 to 1e6 for fractions and from 1 for whole ones.
     ranges = dict(seed=(0, 2**32 - 1), total_timesteps=(args.batch_size, 2**53), eval_every=(0, 2**53), gamma=(0, 1))
-    ranges |= dict(gae_lambda=(0, 1), max_grad_norm=(1e-9, 1e6), num_modes=(1, 64), logstd_init=(-6, 0.6))
+    ranges |= dict(gae_lambda=(0, 1), max_grad_norm=(1e-9, 1e6), target_kl=(1e-9, 1e6), num_modes=(1, 64))
+    ranges["logstd_init"] = -6, 0.6
     for name, x in asdict(args).items():
         low, high = ranges.get(name, (0, 1e6) if type(x) is float else (1, 2**53))
         if type(x) in (int, float) and not low <= x <= high:

@@ -269,7 +269,7 @@ def train(envs: VecEnv, learner: Learner, log: Log, args: Args) -> None:
     obs = envs.reset(args.seed, learner.iteration).astype(np.float32)
     try:
         numpy_policy(learner.agent, args)(obs, 0.0)
-        learner.policy = numpy_policy  # as long as `acted_by_agent` finds no difference
+        learner.make_act = numpy_policy  # as long as `acted_by_agent` finds no difference
     except Exception as error:  # noqa: BLE001
         print(f"acting in torch, somewhat slower: numpy_policy does not fit Actor.forward ({error!r})")
     while learner.iteration < args.num_iterations:
@@ -296,9 +296,9 @@ def explore(envs: VecEnv, obs: np.ndarray, learner: Learner, args: Args) -> np.n
     if learner.replay.count < args.learning_starts:
         return np.arctanh(learner.rng.uniform(-1, 1, shape)).astype(np.float32)
     noise = learner.rng.standard_normal(shape, dtype=np.float32)
-    u = learner.policy(learner.agent, args)(obs, noise)  # built anew, since each update changes the weights
+    u = learner.make_act(learner.agent, args)(obs, noise)  # built anew, since each update changes the weights
     if learner.replay.count // len(obs) % 50 == 0 and not acted_by_agent(obs, noise, u, learner, args):
-        u = learner.policy(learner.agent, args)(obs, noise)  # again, now with torch_policy
+        u = learner.make_act(learner.agent, args)(obs, noise)  # again, now with torch_policy
     return u
 
 
@@ -376,7 +376,7 @@ class Learner:
         self.iteration = 0
         self.seconds = 0.0
         self.wandb_id = os.urandom(4).hex()
-        self.policy = torch_policy  # what acts; while training numpy_policy, if it agrees
+        self.make_act = torch_policy  # makes what acts; while training numpy_policy, if it agrees
 
     def save(self, folder: Path, args: Args) -> None:
         """Write the replay memory and then checkpoint.pt, which names it: a kill in between leaves the old two."""
@@ -531,10 +531,10 @@ def acted_by_agent(obs: np.ndarray, noise: np.ndarray, u: np.ndarray, learner: L
     expected = torch_policy(learner.agent, args)(obs, noise)
     if np.allclose(np.tanh(expected), np.tanh(u), rtol=0, atol=1e-3):  # the rest is rounding
         return True
-    if learner.policy is torch_policy:
+    if learner.make_act is torch_policy:
         sys.exit("error: the actions taken are not samples of the policy: see explore and torch_policy")
     print("acting in torch, somewhat slower: numpy_policy differs from Actor.forward")
-    learner.policy = torch_policy
+    learner.make_act = torch_policy
     return False
 
 
@@ -665,7 +665,7 @@ SIGNATURES = (
 
 def evaluate(learner: Learner, env: gym.Env, episodes: int, args: Args) -> list[float]:
     """Returns of so many episodes, with seeds from 2**30, in unscaled rewards; closes the environment."""
-    act = learner.policy(learner.agent, args)
+    act = learner.make_act(learner.agent, args)
     rng = np.random.default_rng(args.seed)
     space = env.action_space
     limit = (env.spec and env.spec.max_episode_steps) or 1_000  # without one an episode might never end
@@ -741,20 +741,19 @@ class Log:
     def end_iteration(self, episodes: list, losses: dict, diagnostics: dict[str, float], args: Args) -> None:
         """Evaluate where it is due, write, save and show; ends the program where numbers are not finite."""
         learner = self.learner
-        iteration = learner.iteration
-        step = iteration * args.batch_size
+        step = learner.iteration * args.batch_size
         finite = learner.params.isfinite().all() and learner.replay.is_finite(args.batch_size)
         if not finite or math.isinf(losses["loss"]):  # before learning starts it is nan
             sys.exit(f"error: not finite at step {step}: {self.folder} keeps the checkpoint before")
         mean_return, mean_length = np.mean(episodes, axis=0) if episodes else (math.nan, math.nan)
-        evaluating = args.eval_every and iteration % args.eval_every == 0
+        evaluating = args.eval_every and learner.iteration % args.eval_every == 0
         eval_return = np.mean(evaluate(learner, make_env(args), 3, args)) if evaluating else math.nan
         seconds = time.perf_counter() - self.started
         row = dict(global_step=step, episodic_return=mean_return, episodic_length=mean_length, eval_return=eval_return)
         speed = args.batch_size / (seconds - learner.seconds)
         row |= losses | diagnostics | dict(lr=args.learning_rate, SPS=speed, seconds=seconds)
         learner.seconds = seconds
-        due = iteration % args.checkpoint_every == 0 or iteration == args.num_iterations
+        due = learner.iteration % args.checkpoint_every == 0 or learner.iteration == args.num_iterations
         with open(self.metrics, "a+", newline="") as file:
             file.seek(0)
             header = file.readline().strip()
@@ -774,14 +773,14 @@ class Log:
         if self.compiled is None and math.isnan(losses["loss"]):
             pass  # nothing is learned yet
         elif self.compiled is None:
-            self.compiled = iteration, seconds
+            self.compiled = learner.iteration, seconds
             moments = learner.adam["v"].split([x.numel() for x in learner.agent.parameters()])
             for (name, _), v in zip(learner.agent.named_parameters(), moments):
                 if not v.any() and not (args.fusion == "none" and "preference" in name):
                     print(f"warning: no gradient has reached {name}")
-        elif iteration % 10 == 0 or iteration == args.num_iterations:
-            pace = (iteration - self.compiled[0]) / (seconds - self.compiled[1])  # iterations a second
-            left = (args.num_iterations - iteration) / pace / 60
+        elif learner.iteration % 10 == 0 or learner.iteration == args.num_iterations:
+            pace = (learner.iteration - self.compiled[0]) / (seconds - self.compiled[1])  # iterations a second
+            left = (args.num_iterations - learner.iteration) / pace / 60
             print(f"step={step} return={mean_return:.1f} SPS={args.batch_size * pace:.0f} {left:.1f} min left")
         for column, low, high, advice in SIGNATURES if args.w_pref else ():
             if not low <= row[column] <= high:

@@ -78,16 +78,16 @@ def assert_learned_from_samples_of_its_policy(done):
 
 FIRST = '    if args.fusion == "none":\n'
 WIDER = [
-    ("linear(obs_dim, 64), nn.Tanh(), linear(64, 64), nn.Tanh()", "linear(obs_dim, 256), nn.ReLU(), last, nn.ReLU()"),
-    ("linear(64, ", "linear(256, "),
-    ("last, nn.ReLU()", "linear(256, 256), nn.ReLU()"),
+    ("layer(obs_dim, 64), nn.Tanh(), layer(64, 64), nn.Tanh()", "layer(obs_dim, 256), nn.ReLU(), last, nn.ReLU()"),
+    ("layer(64, ", "layer(256, "),
+    ("last, nn.ReLU()", "layer(256, 256), nn.ReLU()"),
 ]
 
 
 def state_dependent_std(dim, mean):
     made = (
         f"actor_logstd = nn.Parameter(torch.full((1, {dim}), args.logstd_init))",
-        f"actor_logstd = linear(64, {dim})",
+        f"actor_logstd = layer(64, {dim})",
     )
     return [made, (f"self.actor_logstd.exp().expand_as({mean})", "(self.actor_logstd(hidden) - 1).exp()")]
 
@@ -108,13 +108,13 @@ def handed_to_fuse(x, made, value):
 
 LAMBDA = handed_to_fuse("weight", "nn.Parameter(torch.zeros(1))", "self.weight.exp()")
 LAMBDA += [("pref_precision = args.lambda_pref *", "pref_precision = weight *")]
-THIRD = handed_to_fuse("third", "linear(64, action_dim)", "Gaussian(self.third(hidden), 0 * main_mean + 1)")
+THIRD = handed_to_fuse("third", "layer(64, action_dim)", "Gaussian(self.third(hidden), 0 * main_mean + 1)")
 THIRD += [
     ("precision = main_precision + pref_precision\n", "precision = main_precision + pref_precision + third.std**-2\n"),
     ("pref_precision / precision * pref.mean\n", "pref_precision / precision * pref.mean + third.mean / precision\n"),
 ]
 CRITIC = [
-    ("self.critic = linear(64, 1, gain=1.0)", "self.V = nn.Sequential(linear(64, 8), nn.Tanh(), linear(8, 1))"),
+    ("self.critic = layer(64, 1, gain=1.0)", "self.V = nn.Sequential(layer(64, 8), nn.Tanh(), layer(8, 1))"),
     ("self.critic(", "self.V("),
 ]
 RELU = [
@@ -148,7 +148,7 @@ def test_acting_is_that_of_the_network_whoever_changes_it(name, changes, twin_ac
     done = trial(name, changes)
     assert_learned_from_samples_of_its_policy(done)
     assert done.said.count("acting in torch") == (not twin_acts)
-    policies = [learner.policy for _, learner, _ in done.recorded]
+    policies = [learner.make_act for _, learner, _ in done.recorded]
     assert policies[-1] is (done.module.numpy_policy if twin_acts else done.module.torch_policy)
     assert "no gradient" not in done.said
 

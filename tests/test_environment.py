@@ -64,7 +64,7 @@ def make_learner(script, args):
                 value.fill_(0.3)
             elif name.startswith(("actor", "preference")):
                 value.mul_(100)
-    learner.policy = script.numpy_policy
+    learner.make_act = script.numpy_policy
     return learner
 
 

@@ -193,7 +193,7 @@ def test_diagnostics_have_the_values_of_a_softmax_of_q(action_dim):
 def test_actions_are_uniform_until_learning_starts_and_pi_f_s_from_then_on():
     args, agent, *_ = make(learning_starts=8000)
     envs = SimpleNamespace(action_space=gym.spaces.Box(-1, 1, (ACTION_DIM,)))
-    learner = SimpleNamespace(agent=agent, replay=sac.Replay(10, OBS_DIM, ACTION_DIM), policy=sac.numpy_policy)
+    learner = SimpleNamespace(agent=agent, replay=sac.Replay(10, OBS_DIM, ACTION_DIM), make_act=sac.numpy_policy)
     learner.rng = np.random.default_rng(0)
     obs = np.ones((4000, OBS_DIM))
     fused = sac.fuse(*agent.actor(torch.tensor(obs)), args)
@@ -277,14 +277,14 @@ def test_an_evaluation_acts_with_tanh_in_the_environments_range():
 
     gym.register("Paid-v0", Paid, max_episode_steps=5)
     learner = SimpleNamespace(
-        agent=None, policy=lambda agent, args: lambda obs, noise: np.full((1, 1), 0.5, np.float32) + noise
+        agent=None, make_act=lambda agent, args: lambda obs, noise: np.full((1, 1), 0.5, np.float32) + noise
     )
     returns = sac.evaluate(learner, gym.make("Paid-v0"), 2, sac.Args(env_id="Paid-v0"))
     assert returns == pytest.approx([3 * (0.7 + 1.2 * np.tanh(0.5))] * 2)
     sampled = sac.evaluate(learner, gym.make("Paid-v0"), 200, sac.Args(env_id="Paid-v0", eval_deterministic=False))
     expected = D.Normal(0.5, 1.0).sample((100_000,)).tanh().mean().item()
     assert np.mean(sampled) == pytest.approx(3 * (0.7 + 1.2 * expected), abs=0.4) and np.std(sampled) > 0.6
-    learner.policy = lambda agent, args: lambda obs, noise: np.full((1, 1), 20, np.float32)
+    learner.make_act = lambda agent, args: lambda obs, noise: np.full((1, 1), 20, np.float32)
     assert sac.evaluate(learner, gym.make("Paid-v0"), 1, sac.Args(env_id="Paid-v0")) == pytest.approx([5.7])
 
 
@@ -315,9 +315,9 @@ def test_a_network_changed_in_torch_alone_acts_as_it_is_trained(monkeypatch, tmp
 def test_actions_that_are_not_samples_of_the_policy_end_a_run(monkeypatch):
     learner, envs, args = small_learner(learning_starts=0)
     obs = envs.reset(1, 0).astype(np.float64)
-    learner.policy = lambda agent, args: lambda obs, noise: sac.torch_policy(agent, args)(obs, 2 * noise)
+    learner.make_act = lambda agent, args: lambda obs, noise: sac.torch_policy(agent, args)(obs, 2 * noise)
     u = sac.explore(envs, obs, learner, args)
-    assert learner.policy is sac.torch_policy
+    assert learner.make_act is sac.torch_policy
     noise = np.random.default_rng(args.seed).standard_normal(u.shape, dtype=np.float32)
     assert np.array_equal(u, sac.torch_policy(learner.agent, args)(obs, noise))  # and not the other's
     with pytest.raises(SystemExit) as ended:
