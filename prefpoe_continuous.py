@@ -95,6 +95,9 @@ class Args:
     num_iterations = property(lambda self: self.total_timesteps // self.batch_size)
 
 
+STD_BOUNDS = 1e-3, 2.0  # of the fused std and of the preference's
+
+
 class Gaussian(NamedTuple):
     """Diagonal Gaussian over actions; mean and std are (batch, action_dim)."""
 
@@ -142,6 +145,14 @@ def fuse(main: Gaussian, pref: Gaussian, args: Args) -> Gaussian:
     return Gaussian(mean, (precision**-0.5).clip(*STD_BOUNDS))
 
 
+def layer(size_in: int, size_out: int, gain: float = math.sqrt(2)) -> nn.Linear:
+    """A linear layer with orthogonal weights of that gain, and biases 0."""
+    linear = nn.Linear(size_in, size_out)
+    nn.init.orthogonal_(linear.weight, gain)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
 class Agent(nn.Module):
     """One backbone with three heads: main expert pi_theta, preference expert pi_p, and value."""
 
@@ -166,7 +177,6 @@ class Agent(nn.Module):
         return main, pref, self.critic(hidden).squeeze(-1)
 
 
-STD_BOUNDS = 1e-3, 2.0  # of the fused std and of the preference's
 # One iteration's data, each (batch, ...): log_prob is of the policy that acted.
 Batch = namedtuple("Batch", "obs action log_prob value advantage returns A_norm")
 # Transitions, each (num_steps, num_envs, ...), obs normalised; next_obs at an episode's end is that episode's last one.
@@ -186,9 +196,8 @@ def total_loss(agent_output: tuple, batch: Batch, args: Args) -> dict[str, torch
     """L_total = L_PPO(pi_f) + w_pref L_pref + w_cons L_cons, with L_cons = E[KL(pi_f || pi_p)].
 
     L_PPO = clipped surrogate + vf_coef * clipped value loss - ent_coef * entropy (Schulman et al. 2017).
-    The gradient of L_cons reaches both experts. If the advantages tell nothing and alpha w_pref < w_cons, they rest at
-    s_f^2 = (1 - alpha w_pref / w_cons) s_p^2, or s_p^2 / lambda if that is less, as under an entropy bonus of alpha w_pref.
-    Else s_p goes to its bound, as in the authors' agent: pi_f is nearly pi_theta, under an entropy bonus of w_cons.
+    The gradient of L_cons reaches both experts. If the advantages tell the preference nothing, the experts come to rest
+    at s_f^2 = (1 - alpha w_pref / w_cons) s_p^2, which acts as an entropy bonus of weight alpha w_pref.
     """
     main, pref, value = agent_output
     fused = fuse(main, pref, args)
@@ -299,7 +308,7 @@ def make_batch(learner: Learner, rollout: Rollout, rewards: np.ndarray, args: Ar
 
 def update(step: Callable, learner: Learner, batch: Batch, coefficients: dict[str, float], args: Args) -> dict:
     """Up to `update_epochs` passes over the batch in shuffled minibatches; returns the mean of each loss."""
-    tensors = {name: torch.tensor(x) for name, x in coefficients.items()}
+    tensors = {name: torch.tensor(x) for name, x in coefficients.items()}  # each new number would compile anew
     losses = []
     for _ in range(args.update_epochs):
         order = torch.from_numpy(learner.rng.permutation(args.batch_size))
@@ -488,20 +497,12 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
     return act
 
 
-def layer(size_in: int, size_out: int, gain: float = math.sqrt(2)) -> nn.Linear:
-    """A linear layer with orthogonal weights of that gain, and biases 0."""
-    linear = nn.Linear(size_in, size_out)
-    nn.init.orthogonal_(linear.weight, gain)
-    nn.init.zeros_(linear.bias)
-    return linear
-
-
 def make_env(args: Args, film: Path | None = None) -> gym.Env:
     """One environment with flat observations; its episodes are filmed into the folder `film`."""
     warnings.filterwarnings("ignore", message=".*is out of date")
     if film and sys.platform == "linux":
         os.environ.setdefault("MUJOCO_GL", "egl")  # films need no screen
-    mujoco.set_mju_user_warning(lambda text: "settotalmass" in text or print(f"warning: {text}"))  # HalfCheetah's file
+    mujoco.set_mju_user_warning(lambda x: None if "settotalmass" in x else print("MuJoCo:", x))  # HalfCheetah's file
     try:  # not every constructor takes a render_mode
         env = gym.make(args.env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if film else {}))
     except (gym.error.Error, ImportError) as error:

@@ -144,6 +144,14 @@ def fuse(main: Categorical, pref: Categorical, args: Args) -> Categorical:
     return Categorical(main.logits + args.lambda_pref * pref.logits)
 
 
+def layer(size_in: int, size_out: int, gain: float = math.sqrt(2)) -> nn.Linear:
+    """A linear layer with orthogonal weights of that gain, and biases 0."""
+    linear = nn.Linear(size_in, size_out)
+    nn.init.orthogonal_(linear.weight, gain)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
 class Agent(nn.Module):
     """One backbone with three heads: main expert pi_theta, preference expert pi_p, and value."""
 
@@ -293,7 +301,7 @@ def make_batch(learner: Learner, rollout: Rollout, rewards: np.ndarray, args: Ar
 
 def update(step: Callable, learner: Learner, batch: Batch, coefficients: dict[str, float], args: Args) -> dict:
     """Up to `update_epochs` passes over the batch in shuffled minibatches; returns the mean of each loss."""
-    tensors = {name: torch.tensor(x) for name, x in coefficients.items()}
+    tensors = {name: torch.tensor(x) for name, x in coefficients.items()}  # each new number would compile anew
     losses = []
     for _ in range(args.update_epochs):
         order = torch.from_numpy(learner.rng.permutation(args.batch_size))
@@ -479,20 +487,12 @@ def numpy_policy(agent: Agent, args: Args) -> Callable:
     return act
 
 
-def layer(size_in: int, size_out: int, gain: float = math.sqrt(2)) -> nn.Linear:
-    """A linear layer with orthogonal weights of that gain, and biases 0."""
-    linear = nn.Linear(size_in, size_out)
-    nn.init.orthogonal_(linear.weight, gain)
-    nn.init.zeros_(linear.bias)
-    return linear
-
-
 def make_env(args: Args, film: Path | None = None) -> gym.Env:
     """One environment with flat observations; its episodes are filmed into the folder `film`."""
     warnings.filterwarnings("ignore", message=".*is out of date")
     if film and sys.platform == "linux":
         os.environ.setdefault("MUJOCO_GL", "egl")  # films need no screen
-    mujoco.set_mju_user_warning(lambda text: "settotalmass" in text or print(f"warning: {text}"))  # HalfCheetah's file
+    mujoco.set_mju_user_warning(lambda x: None if "settotalmass" in x else print("MuJoCo:", x))  # HalfCheetah's file
     if args.env_id == "LunarLander-v2" and args.env_id not in gym.registry:  # the same physics without wind
         v3 = gym.spec("LunarLander-v3")
         gym.register(args.env_id, v3.entry_point, v3.reward_threshold, max_episode_steps=v3.max_episode_steps)

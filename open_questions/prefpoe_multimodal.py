@@ -207,6 +207,14 @@ def fuse(main: Mixture, pref: Mixture, args: Args) -> Mixture:
     return Mixture(pref.logits + log_overlap, Gaussian(mean, (precision**-0.5).clip(*STD_BOUNDS)))
 
 
+def layer(size_in: int, size_out: int, gain: float = math.sqrt(2)) -> nn.Linear:
+    """A linear layer with orthogonal weights of that gain, and biases 0."""
+    linear = nn.Linear(size_in, size_out)
+    nn.init.orthogonal_(linear.weight, gain)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
 class Agent(nn.Module):
     """One backbone with three heads: main expert pi_theta, preference expert pi_p, and value.
 
@@ -370,7 +378,7 @@ def make_batch(learner: Learner, rollout: Rollout, rewards: np.ndarray, args: Ar
 
 def update(step: Callable, learner: Learner, batch: Batch, coefficients: dict[str, float], args: Args) -> dict:
     """Up to `update_epochs` passes over the batch in shuffled minibatches; returns the mean of each loss."""
-    tensors = {name: torch.tensor(x) for name, x in coefficients.items()}
+    tensors = {name: torch.tensor(x) for name, x in coefficients.items()}  # each new number would compile anew
     losses = []
     for _ in range(args.update_epochs):
         order = torch.from_numpy(learner.rng.permutation(args.batch_size))
@@ -570,14 +578,6 @@ def sample_noise(rng: np.random.Generator, size: tuple[int, ...], action_space: 
     return np.concatenate([normal, rng.random((*size, 1), dtype=np.float32)], axis=-1)
 
 
-def layer(size_in: int, size_out: int, gain: float = math.sqrt(2)) -> nn.Linear:
-    """A linear layer with orthogonal weights of that gain, and biases 0."""
-    linear = nn.Linear(size_in, size_out)
-    nn.init.orthogonal_(linear.weight, gain)
-    nn.init.zeros_(linear.bias)
-    return linear
-
-
 class MultiGoal(gym.Env):
     """A point starts within +-0.05 of the middle of four goals; from the middle itself each is worth the same.
     Observation: position. Action: velocity, within +-1, for 0.1 s. Reward: less the distance to the nearest goal, and
@@ -622,7 +622,7 @@ def make_env(args: Args, film: Path | None = None) -> gym.Env:
     warnings.filterwarnings("ignore", message=".*is out of date")
     if film and sys.platform == "linux":
         os.environ.setdefault("MUJOCO_GL", "egl")  # films need no screen
-    mujoco.set_mju_user_warning(lambda text: "settotalmass" in text or print(f"warning: {text}"))  # HalfCheetah's file
+    mujoco.set_mju_user_warning(lambda x: None if "settotalmass" in x else print("MuJoCo:", x))  # HalfCheetah's file
     try:  # not every constructor takes a render_mode
         env = gym.make(args.env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if film else {}))
     except (gym.error.Error, ImportError) as error:

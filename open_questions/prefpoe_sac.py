@@ -573,7 +573,7 @@ def make_env(args: Args, film: Path | None = None) -> gym.Env:
     warnings.filterwarnings("ignore", message=".*is out of date")
     if film and sys.platform == "linux":
         os.environ.setdefault("MUJOCO_GL", "egl")  # films need no screen
-    mujoco.set_mju_user_warning(lambda text: "settotalmass" in text or print(f"warning: {text}"))  # HalfCheetah's file
+    mujoco.set_mju_user_warning(lambda x: None if "settotalmass" in x else print("MuJoCo:", x))  # HalfCheetah's file
     try:  # not every constructor takes a render_mode
         env = gym.make(args.env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if film else {}))
     except (gym.error.Error, ImportError) as error:
