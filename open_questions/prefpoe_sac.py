@@ -111,7 +111,7 @@ class Gaussian(NamedTuple):
         return (self.std.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
     def sample(self, noise):
-        """The action that standard normal noise (batch, action_dim) makes, or noise 0, the mode; of arrays too."""
+        """A sample for standard normal noise (batch, action_dim), the mode for noise 0; of tensors or arrays."""
         return self.mean + self.std * noise
 
     def kl(self, other: Gaussian) -> torch.Tensor:
@@ -265,7 +265,7 @@ def schedule(args: Args, learner: Learner) -> dict[str, float]:
 
 def train(envs: VecEnv, learner: Learner, log: Log, args: Args) -> None:
     """Act and update in turn, log."""
-    step = make_step(learner.agent, args)
+    step = make_step(learner.agent, args)  # gradient, clipping and Adam on a minibatch, compiled
     obs = envs.reset(args.seed, learner.iteration).astype(np.float32)
     try:
         numpy_policy(learner.agent, args)(obs, 0.0)
@@ -376,7 +376,7 @@ class Learner:
         self.iteration = 0
         self.seconds = 0.0
         self.wandb_id = os.urandom(4).hex()
-        self.make_act = torch_policy  # makes what acts; while training numpy_policy, if it agrees
+        self.make_act = torch_policy  # makes act(obs, noise); while training numpy_policy, if they agree
 
     def save(self, folder: Path, args: Args) -> None:
         """Write the replay memory and then checkpoint.pt, which names it: a kill in between leaves the old two."""
@@ -436,14 +436,13 @@ def load_checkpoint(path: str) -> dict:
         refuse(f"{file} cannot be read ({type(error).__name__}): give a run's folder, or a whole checkpoint")
 
 
-def write_whole(path: Path, content: bytes, sync: bool = True) -> None:
-    """Write a file so that whoever reads it, whenever this process is killed, finds the old content or the new."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that, whenever the process is killed or the power fails, it has its old content or the new."""
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
         file.write(content)
         file.flush()
-        if sync:
-            os.fsync(file.fileno())
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 
@@ -489,12 +488,12 @@ def make_step(agent: Agent, args: Args) -> Callable:
         return step
     print("compiling the update: up to a minute, less where this machine has done it before")
     step.__code__ = step.__code__.replace()  # torch keeps graphs by code object: no earlier run's graph is taken
-    # These options halve the time of a call: only tensors are checked between calls, and kernels called from C++. So
-    # what the step reads besides its inputs (module variables, attributes of the agent) stays as it was when compiled.
+    # Checking only tensors between calls, and calling kernels from C++, halves the time of a call. So whatever else the
+    # step reads, such as module variables and attributes of the agent, stays as it was when compiled.
     options = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe, "cpp_wrapper": True}
     fast_step = torch.compile(step, fullgraph=True, dynamic=False, options=options)
 
-    def step_or_eager(*inputs) -> torch.Tensor:
+    def step_or_eager(*inputs) -> dict[str, torch.Tensor]:
         nonlocal fast_step
         try:
             return fast_step(*inputs)
@@ -603,7 +602,7 @@ class VecEnv:
 
     def reset(self, seed: int, iteration: int) -> np.ndarray:
         """Start all environments anew: (num_envs, obs_dim)."""
-        seeds = np.random.SeedSequence((seed, iteration)).generate_state(len(self.envs)) // 4  # evaluation's: >= 2**30
+        seeds = np.random.SeedSequence((seed, iteration)).generate_state(len(self.envs)) // 4  # < 2**30, evaluation's
         return np.array([env.reset(seed=int(seed))[0] for env, seed in zip(self.envs, seeds)])
 
     def step(self, actions: np.ndarray) -> tuple:
@@ -713,7 +712,7 @@ class Log:
                 sys.exit(0)
             (self.folder / "evaluation.json").unlink(missing_ok=True)
             rows = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.exists() else []
-            write_whole(self.metrics, b"".join(rows[: 1 + learner.iteration]))  # without one newer than the checkpoint
+            write_whole(self.metrics, b"".join(rows[: 1 + learner.iteration]))  # drop one newer than the checkpoint
         elif self.metrics.exists():
             refuse(f"{self.folder} exists: give another --run-name, or --resume {self.folder}")
         self.wandb = None

@@ -231,7 +231,7 @@ def test_the_best_model_is_kept(trial, capsys):
     keep = """        if eval_return > getattr(self, "best", -1e9):
             self.best = eval_return
             (self.folder / "best").mkdir(exist_ok=True)
-            learner.save(self.folder / "best", self.args, sync=False)
+            learner.save(self.folder / "best", self.args)
 """
     done = trial(CONTINUOUS, [(row, keep + row)], "--eval-every", 1, "--total-timesteps", 384, "--learning-rate", 0.03)
     returns = [float(row["eval_return"]) for row in done.rows]
