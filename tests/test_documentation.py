@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -124,6 +125,10 @@ def test_readmes_commands_do_what_it_says_and_the_guide_describes_every_column_a
     monkeypatch.setenv("WANDB_MODE", "offline")
     short = "--total-timesteps 2048 --no-compile --eval-episodes 1"
     few = {"--run-name": short, "--track": short, "--evaluate": "--eval-episodes 1"}
+    few["--resume"] = "--total-timesteps 4096 --eval-episodes 1"
+    (my_env,) = (block for block in blocks("README.md", "python") if "gym.register" in block)
+    Path("my_env.py").write_text(my_env)
+    monkeypatch.syspath_prepend(tmp_path)
     (block,) = (block for block in blocks("README.md", "") if "--resume" in block)
     for _, (_, script, *words) in itertools.chain.from_iterable(map(split, block.splitlines())):
         flags = " ".join([*words, *(few[word] for word in words if word in few and script.startswith("pref"))])
