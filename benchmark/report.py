@@ -109,7 +109,7 @@ def parse_name(folder: Path, config: dict) -> tuple[str, str, str] | None:
     """Task, variant and seed; None where the folder is named otherwise than its run. A length other than 1M is part of
     the task."""
     parts = re.fullmatch(r'(.+)__([^,"]+)__(\d+)', folder.name)
-    env_id = str(config["env_id"]).replace("/", "_")
+    env_id = str(config["env_id"]).rpartition(":")[2].replace("/", "_")
     if not parts or int(parts[3]) != config["seed"] or not parts[1].endswith(env_id):
         return None
     steps = config["total_timesteps"]
