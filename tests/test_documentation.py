@@ -234,6 +234,16 @@ def earned(rows, first, last):
 CELLS = {numbers for name in PAGES for table in FILLED_IN.findall(read(name)) for numbers in stated(table)}
 
 
+ACTION_DIM = {"HalfCheetah": 6, "Ant": 8}
+
+
+def quotient_and_rest(task):
+    """Of SAC's runs: (σ_f² + (μ_f − μ_p)²) / σ_p², by KL(π_f || π_p) and the entropies; where L_pref and L_cons rest."""
+    columns = "kl_fused_pref", "entropy_fused", "entropy_pref", "A_z2_own"
+    kl, of_fused, of_pref, own = (runs(f"sac-{task}-v4-300000-steps", "prefpoe-sac-own", x) for x in columns)
+    return 1 + 2 * (kl + of_fused - of_pref) / ACTION_DIM[task], 1 - (0.2 + 0.2 * own) * 0.05 / 0.1
+
+
 @functools.cache
 def quantities():
     """As (statistic, samples), and the value of each: some that pages give, then all of a few kinds."""
@@ -241,10 +251,16 @@ def quantities():
     for some, measure in itertools.product((slice(5), slice(5, 10)), tables.MEASURES):  # seeds 1-5 and 6-10
         of_few = runs(CHEETAH, "prefpoe-beta1-2", measure)[some]
         found.append((statistics.effect, [of_few, runs(CHEETAH, "prefpoe", measure)]))
-    for variant, expert in {"prefpoe": "fused", tables.ENT_COEF: "main", tables.MATCHED: "main"}.items():
-        found.append(
-            (statistics.iqm, [np.sqrt(runs(HUMANOID, variant, f"trace_{expert}") / 17)])
-        )  # σ, of 17 dimensions
+    for variant, expert in {"prefpoe": "fused", tables.BONUS: "main", tables.MATCHED: "main"}.items():
+        widths = runs(HUMANOID, variant, f"trace_{expert}") / 17  # dimensions
+        found.append((statistics.iqm, [np.sqrt(widths)]))
+    for task, variant in itertools.product((LANDER, ANT), (tables.MATCHED, tables.BONUS, "prefpoe-beta1-0")):
+        fresh = EVALUATIONS[task].query("seed > 10")  # of benchmark/fresh_seeds.sh
+        for measure in tables.MEASURES:
+            pair = [statistics.scores(fresh, name, measure) for name in ("prefpoe", variant)]
+            found += [(statistics.effect, pair), (statistics.improvement, pair)]
+    for task in ACTION_DIM:
+        found += [(statistics.iqm, [x]) for x in quotient_and_rest(task)]
     found += [(statistics.iqm, [earned(rows, 7000, 12_000)]) for rows in (DIVERGING, SAC)]
     for (task, variant, quantity), x in RUNS.items():
         if quantity in report.AVERAGED or quantity in ("ratio", "trace_acting", "first_success"):
@@ -261,12 +277,8 @@ def quantities():
     for (base, variant), measure in itertools.product(itertools.permutations(ARMS, 2), tables.MEASURES):
         both = {task for task in every if {(task, measure, base), (task, measure, variant)} <= {*samples}}
         counted = both - ({"FrozenLake-v1"} if measure == "evaluation" else set())
-        groups = [
-            counted,
-            both - {*tables.EASY},
-            both - {*tables.DISCRETE},
-            *(group for group in GROUPS if group <= both),
-        ]
+        groups = [counted, both - {*tables.EASY}, both - {*tables.DISCRETE}]
+        groups += [group for group in GROUPS if group <= both]
         for tasks in filter(None, groups):
             pairs = itertools.product(sorted(tasks), (variant, base))
             found.append((statistics.improvement, [samples[task, measure, x] for task, x in pairs]))
@@ -299,8 +311,8 @@ def marked():
         found[f"times-{steps}"] = [statistics.iqm(runs(task, "prefpoe")) / statistics.iqm(runs(task, "ppo-cleanrl"))]
     for base in ("ppo-cleanrl", "ppo"):
         found[f"lead-over-{base}"] = [statistics.effect(runs(LANDER, tables.MATCHED), runs(LANDER, base))]
-    scheduled = itertools.product((CHEETAH, "Walker2d-v4"), tables.SCHEDULES[1:])
-    ratios = [statistics.iqm(runs(*run, "trace_fused") / runs(*run, "trace_pref")) for run in scheduled]
+    scheduled = itertools.product((CHEETAH, "Walker2d-v4"), tables.AGAINST["schedules"][2])
+    ratios = [statistics.iqm(runs(*run, "ratio")) for run in scheduled]
     found["scheduled-ratios"] = [min(ratios), max(ratios)]
     for w_cons, rows in pd.read_csv(RESULTS / "torn-loose.csv").groupby("w_cons"):
         found[f"torn-{w_cons}-before"] = [rows["A_z2_before"].mean()]
@@ -315,10 +327,8 @@ def marked():
     found["cleanrl-sac-published"] = published.query("global_step in @steps")["episodic_return"]
     found["sac"] = [earned(SAC, step - 3000, step + 2999).mean() for step in steps]
     shares = []  # 1 - q, of what it is where L_pref and L_cons rest
-    for task, size in tables.ACTION_DIM.items():
-        columns = "kl_fused_pref", "entropy_fused", "entropy_pref", "A_z2_own"
-        kl, of_fused, of_pref, own = (runs(f"sac-{task}-v4-300000-steps", "prefpoe-sac-own", x) for x in columns)
-        shares += [*(-2 * (kl + of_fused - of_pref) / size / ((0.2 + 0.2 * own) * 0.05 / 0.1))]
+    for quotient, rest in map(quotient_and_rest, ACTION_DIM):
+        shares += [*(1 - quotient) / (1 - rest)]
     return found | {"sac-taken-back": [min(shares), max(shares)]}
 
 
