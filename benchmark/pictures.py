@@ -22,9 +22,7 @@ from plot import POLICIES, draw_band
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-SHARP = dict(
-    dpi=220, layout="constrained"
-)  # at 7.62 inches shown with 838 pixels, 110 an inch, on a fine screen with twice as many
+SHARP = dict(dpi=220, layout="constrained")  # 7.62 inches are shown with 838 pixels, or twice as many
 TASKS = {
     "HalfCheetah-v4": "prefpoe_continuous",
     "Ant-v4": "prefpoe_continuous",
