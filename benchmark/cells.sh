@@ -5,20 +5,20 @@ runs=() tasks="" variants="" # the last two: all that there are, chosen or not
 MATCHED=(ppo_baseline.py --shared-backbone --squash-mean --logstd-init -1) # all of PrefPoE but the preference
 
 cell() { # task variant num_seeds script flags...: a variant on a task, one run a seed
-  local task=$1 variant=$2 num_seeds=$3 seed flags
+  local task=$1 variant=$2 num_seeds=$3 name=${1##*:} seed flags # the name is without the module that registers it
   [[ $variant != *__* ]] || fail "variant $variant: __ separates the parts of a run's name"
   printf -v flags ' %q' "${@:4}" --env-id "$task" --seed
   [[ " $tasks " == *" $task "* ]] || tasks+="${tasks:+ }$task"
   [[ " $variants " == *" $variant "* ]] || variants+="${variants:+ }$variant"
   [[ " ${TASKS:-$task} " == *" $task "* && " ${VARIANTS:-$variant} " == *" $variant "* ]] || return 0
   for seed in ${SEEDS:-$(seq "$num_seeds")}; do
-    runs+=("$seed ${PREFIX:-}${task//\//_}__${variant}__$seed$flags $seed --total-timesteps $STEPS")
+    runs+=("$seed ${PREFIX:-}${name//\//_}__${variant}__$seed$flags $seed --total-timesteps $STEPS")
   done
 }
 
 prefpoe() { # task: the script for its kind of actions
   case $1 in
-    LunarLander-v* | CartPole-* | FrozenLake-*) echo prefpoe_lunarlander.py ;;
+    LunarLander-v* | CartPole-* | FrozenLake-* | MountainCar-* | Acrobot-*) echo prefpoe_lunarlander.py ;;
     *) echo prefpoe_continuous.py ;;
   esac
 }

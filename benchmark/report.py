@@ -1,16 +1,14 @@
-"""Turn finished runs into the tables (tables.md) and figures of benchmark/results/.
+"""Turn finished runs into the CSV files, tables and figures of benchmark/results/.
 
-    python benchmark/report.py runs/*                     # take in every finished run, then write tables and figures
-    python benchmark/report.py                            # only write them again, from the CSV files in results/
-    python benchmark/report.py --update-readme            # and write tables between the report marks of README.md and
-                                                          # of benchmark/results/README.md
+    python benchmark/report.py runs/*            # take in every finished run, then write tables.md and figures
+    python benchmark/report.py                   # only write these again, from the CSV files
+    python benchmark/report.py --update-readme   # and the tables of README.md and of benchmark/results/README.md
     python benchmark/report.py runs/Ant-v4__mine__1 --commit 221185a   # a run made without a sweep
 
-A run is a folder [prefix]<task>__<variant>__<seed>, as the sweeps name it. A run taken in before under the same name is
-replaced, and all others stay, so sweeps can be taken in one after the other and from several machines; but all runs of
-a variant of one task must have the same script and flags. Tables and figures depend on the CSV files alone:
-<task>_evaluations.csv (a row a run) and <task>_curves.csv (up to 50 rows a run). Runs of other lengths than 1,000,000
-steps get files of their own, so that they never mix.
+A run is a folder [prefix]<task>__<variant>__<seed>, as the sweeps name it. It replaces one taken in before under the same
+name; all others stay. All runs of a variant on one task must have the same script and flags. Tables and figures depend on
+the CSV files alone: <task>_evaluations.csv (a row a run) and <task>_curves.csv (up to 50 rows a run). Runs of other
+lengths than 1,000,000 steps get files of their own.
 """
 
 import importlib
@@ -21,7 +19,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +28,8 @@ from typing import NoReturn
 import numpy as np
 import pandas as pd
 import tyro
-from figures import OVER_TASKS as FIGURES_OVER_TASKS
 from figures import make_figures
-from tables import DIFFERENCES, MEASURES, OVER_TASKS, Frames, compared, make_tables, sweeps
+from tables import MEASURES, Frames, make_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ["variant", "seed"]
@@ -47,16 +44,15 @@ COLUMNS = {  # of <task>_<kind>.csv
     "curves": [*RUN, "global_step", *AVERAGED],
 }
 TEXT = ["variant", *VERSIONS, "commit", "args", "returns"]  # the columns of these that hold no numbers
-FILLED = (ROOT / "README.md", ROOT / "benchmark" / "results" / "README.md")
-EXPLANATION = """`python benchmark/report.py` writes this from the CSV files beside it; what it means is in [README.md](README.md).
-Interquartile means over seeds, with 95 % bootstrap intervals, which are too narrow where seeds are few."""
+RESULTS = ROOT / "benchmark" / "results"
+PAGES = (ROOT / "README.md", RESULTS / "README.md")
 
 
 @dataclass
 class Args:
     folders: tyro.conf.Positional[tuple[Path, ...]] = ()
     """run folders to take in; whatever is no finished run is skipped"""
-    results: Path = ROOT / "benchmark" / "results"
+    results: Path = RESULTS
     """folder of the CSV files, tables and figures"""
     commit: str = ""
     """commit of the runs whose sweep has not written it down in <run>.commit"""
@@ -109,7 +105,7 @@ def parse_name(folder: Path, config: dict) -> tuple[str, str, str] | None:
     """Task, variant and seed; None where the folder is named otherwise than its run. A length other than 1M is part of
     the task."""
     parts = re.fullmatch(r'(.+)__([^,"]+)__(\d+)', folder.name)
-    env_id = str(config["env_id"]).replace("/", "_")
+    env_id = str(config["env_id"]).rpartition(":")[2].replace("/", "_")
     if not parts or int(parts[3]) != config["seed"] or not parts[1].endswith(env_id):
         return None
     steps = config["total_timesteps"]
@@ -221,39 +217,37 @@ def write_rows(results: Path, task: str, kind: str, rows: pd.DataFrame) -> None:
 
 def take_in(folders: tuple[Path, ...], results: Path, commit: str) -> None:
     """Bring the finished runs into the CSV files; says how many others it skipped and whose rows changed."""
-    tables = {kind: read_results(results, kind, text=True) for kind in COLUMNS}
-    tasks, replaced = set(), []
-    unfinished = 0
-    misnamed = 0
+    found = {}  # by task, and there by variant and seed
+    skipped = {"unfinished": 0, "not <task>__<variant>__<seed>": 0}
     for folder in folders:
         if not folder.exists():
             fail(f"{folder}: there is no such folder; give run folders, such as runs/*")
         if not (folder / "evaluation.json").exists():
-            unfinished += (folder / "config.json").exists()  # and else no run at all
+            skipped["unfinished"] += (folder / "config.json").exists()  # and else no run at all
         elif not (run := rows_of_run(folder, commit)):
-            misnamed += 1
+            skipped["not <task>__<variant>__<seed>"] += 1
         else:
-            task, *rows_of = run
-            for kind, rows in zip(COLUMNS, rows_of, strict=True):
-                old = tables[kind].get(task, rows[:0])
-                same = (old[RUN] == rows[RUN].iloc[0]).all(axis=1)
-                if kind == "evaluations" and same.any() and not (old[same].to_numpy() == rows.to_numpy()).all():
-                    replaced.append("__".join((task, *rows[RUN].iloc[0])))
-                tables[kind][task] = pd.concat([old[~same], rows])
-            tasks.add(task)
-    if unfinished or misnamed:
-        print(f"skipped: {unfinished} unfinished runs, {misnamed} not <task>__<variant>__<seed>", file=sys.stderr)
-    if replaced:
-        print(f"replaced rows that were there: {', '.join(replaced)}", file=sys.stderr)
-    if apart := [task for task in sorted(tasks) if not compared(task) and not task.startswith(("sac-", "long-"))]:
-        print(f"in no table over tasks, by name or length: {', '.join(apart)}", file=sys.stderr)
-    if folders and not tasks:
+            task, evaluation, curve = run
+            found.setdefault(task, {})[tuple(evaluation[RUN].iloc[0])] = evaluation, curve
+    if any(skipped.values()):
+        print("skipped: " + ", ".join(f"{count} {kind}" for kind, count in skipped.items()), file=sys.stderr)
+    if folders and not found:
         fail("no finished run <task>__<variant>__<seed> is among the folders; give run folders, such as runs/*")
-    for task in sorted(tasks):
-        check_args(task, tables["evaluations"][task])
-    for task in sorted(tasks):
+    old = {kind: read_results(results, kind, text=True) for kind in COLUMNS}
+    for task, runs in found.items():
+        for kind, new in zip(COLUMNS, zip(*runs.values(), strict=True), strict=True):
+            new = pd.concat(new)
+            rows = old[kind].get(task, new[:0])
+            same = rows.set_index(RUN).index.isin([*runs])
+            if kind == "evaluations":
+                changed = pd.concat([rows[same], new]).drop_duplicates(keep=False)
+                for run in changed[changed.duplicated(RUN)][RUN].to_numpy():
+                    print(f"replaced rows that were there: {'__'.join((task, *run))}", file=sys.stderr)
+            old[kind][task] = pd.concat([rows[~same], new])
+        check_args(task, old["evaluations"][task])
+    for task in found:
         for kind in COLUMNS:
-            write_rows(results, task, kind, tables[kind][task])
+            write_rows(results, task, kind, old[kind][task])
 
 
 def check_args(task: str, rows: pd.DataFrame) -> None:
@@ -263,65 +257,39 @@ def check_args(task: str, rows: pd.DataFrame) -> None:
             fail(f"{variant} on {task} would have runs of {' and of '.join(args.unique())}: name one of them otherwise")
 
 
-# What is made of them
+# Pages
 
 
-def show(name: str) -> str:
-    """Markdown of a figure over tasks."""
-    return f"![{FIGURES_OVER_TASKS[name]}]({name}.png)"
-
-
-def fill_in(path: Path, tables: dict[str, str], figures: Container[str] = ()) -> str:
-    """The file's text with a table between each <!-- report: NAME --> and <!-- /report -->, and with the figure over
-    tasks of that name below; the file is in the figures' folder, if it shows any."""
+def fill_in(path: Path, tables: dict[str, str]) -> str:
+    """The file's text with a table between each <!-- report: NAME --> and <!-- /report -->."""
 
     def block(match: re.Match) -> str:
         name = match[1]
-        if name not in tables and name not in OVER_TASKS:
+        if name not in tables:
             fail(f"{path}: there is no table {name}; there are: {', '.join(tables)}")
-        shown = f"\n\n{show(name)}" if name in FIGURES_OVER_TASKS and name in figures else ""
-        return f"<!-- report: {name} -->\n\n{tables.get(name, '*No such runs yet.*')}{shown}\n\n<!-- /report -->"
+        return f"<!-- report: {name} -->\n\n{tables[name] or '*No such runs yet.*'}\n\n<!-- /report -->"
 
-    return re.sub(
-        r"<!-- report: (\S+) -->.*?<!-- /report -->", block, path.read_text(encoding="utf-8"), flags=re.DOTALL
-    )
-
-
-def page(evaluations: Frames, tables: dict[str, str], figures: Iterable[str]) -> str:
-    """tables.md: every table but those that only put some of their rows together, and task by task the figures."""
-    lines = ["# Every table and figure", "", EXPLANATION, ""]
-    for key in ("headline", *DIFFERENCES, "changes", "improvement", *FIGURES_OVER_TASKS):
-        lines += [f"## {key}", "", tables[key], ""] if key in tables else []
-        lines += [show(key), ""] if key in FIGURES_OVER_TASKS and key in figures else []
-    for task, rows in evaluations.items():
-        lines += [f"## {task}", ""]
-        for sweep in sweeps({*rows["variant"]}):
-            lines += [f"### {sweep}", "", tables[f"{task}-{sweep}"], ""]
-            if sweep == "attribution" and (effects := tables.get(f"{task}-effects")):
-                lines += ["### effects: the return that each ingredient adds", "", effects, ""]
-        if experts := tables.get(f"{task}-experts"):
-            lines += ["### experts: the policies over the last tenth of training", "", experts, ""]
-        lines += [f"![{key}]({key}.png)\n" for key in figures if key.rpartition("_")[0] == task]
-    return "\n".join(lines)
+    text = path.read_text(encoding="utf-8")
+    return re.sub(r"<!-- report: (\S+) -->.*?<!-- /report -->", block, text, flags=re.DOTALL)
 
 
 def main(args: Args) -> None:
-    if args.update_readme and args.results.resolve() != FILLED[-1].parent:
+    if args.update_readme and args.results.resolve() != RESULTS:
         fail("--update-readme writes of what is in benchmark/results: leave out --results")
     take_in(args.folders, args.results, args.commit)
     evaluations, curves = (read_results(args.results, kind) for kind in COLUMNS)
     if not evaluations:
         fail(f"{args.results} holds no results yet: give run folders, such as runs/*")
+    if evaluations.keys() != curves.keys():
+        fail(f"{args.results}: every task needs both files; {', '.join(evaluations.keys() ^ curves.keys())} has one")
     tables = make_tables(evaluations, curves)
-    figures = make_figures(evaluations, curves)
-    text = page(evaluations, tables, figures)
-    (args.results / "tables.md").write_text(text, encoding="utf-8")
-    print(text)
-    filled = {path: fill_in(path, tables, figures) for path in FILLED} if args.update_readme else {}
+    filled = {path: fill_in(path, tables) for path in PAGES if args.update_readme}
+    filled[args.results / "tables.md"] = fill_in(RESULTS / "tables.md", tables)
     for path, text in filled.items():
         path.write_text(text, encoding="utf-8")
-    for key, draw in figures.items() if args.figures else ():
-        draw().savefig(args.results / f"{key}.png", metadata={"Software": None})
+    figures = make_figures(evaluations, curves) if args.figures else {}
+    for name, draw in figures.items():
+        draw().savefig(args.results / f"{name}.png", metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Statistics over runs, those of Agarwal et al. 2021 (arXiv 2108.13264) and equal to rliable's: interquartile means,
-probabilities of improvement, performance profiles, and 95 % percentile intervals of a bootstrap stratified by variant and task.
+"""Statistics over runs, those of Agarwal et al. 2021 (arXiv 2108.13264): interquartile means, probabilities of improvement,
+and 95 % percentile intervals of a bootstrap stratified by variant and task.
 
-Each takes runs in the last axis and is vectorised over the others, which hold resamples. Runs come from pandas frames:
-evaluations with a row a run, and curves with up to 50 rows a run.
+Each statistic takes runs in the last axis and is vectorised over the others, which hold resamples.
 """
 
 from collections.abc import Callable
@@ -13,33 +12,45 @@ from scipy import stats
 
 
 def iqm(scores: np.ndarray) -> np.ndarray:
-    """Interquartile mean (..., runs) -> (...): without the lowest and the highest quarter, floor(runs / 4) each."""
+    """Interquartile mean: without the lowest and the highest quarter, floor(runs / 4) each."""
     return stats.trim_mean(scores, 0.25, axis=-1)
 
 
 def improvement(*samples: np.ndarray) -> np.ndarray:
-    """P(X > Y) + P(X = Y) / 2 of X_1 (..., n), Y_1 (..., m), X_2, Y_2, ... of several tasks, averaged over them."""
-    pairs = [(x[..., :, None], y[..., None, :]) for x, y in zip(samples[::2], samples[1::2], strict=True)]
-    return np.mean([((x > y) + 0.5 * (x == y)).mean((-2, -1)) for x, y in pairs], axis=0)
+    """P(X > Y) + P(X = Y) / 2 of X_1, Y_1, X_2, Y_2, ... of several tasks, averaged over them."""
+    shares = []
+    for x, y in zip(samples[::2], samples[1::2], strict=True):
+        x, y = x[..., :, None], y[..., None, :]
+        shares.append(((x > y) + 0.5 * (x == y)).mean((-2, -1)))
+    return np.mean(shares, axis=0)
 
 
 def effect(*samples: np.ndarray) -> np.ndarray:
-    """IQM of X_1 (..., n) less that of Y_1 (..., m), of X_2 less that of Y_2, ...: the mean of these differences."""
+    """IQM of X_1 less that of Y_1, of X_2 less that of Y_2, ...: the mean of these differences."""
     return np.mean([iqm(x) - iqm(y) for x, y in zip(samples[::2], samples[1::2], strict=True)], axis=0)
 
 
-def profile(taus: np.ndarray, *samples: np.ndarray) -> np.ndarray:
-    """Performance profile of X_1 (..., n), X_2 (..., m), ... of several tasks -> (taus, ...): the share of a task's runs
-    with a score above tau, averaged over tasks, each of which counts alike."""
-    return np.mean([(x > taus.reshape(-1, *[1] * x.ndim)).mean(-1) for x in samples], axis=0)
+def gain(x: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """What the IQM of x adds to the IQM of base, in per cent of it."""
+    return 100 * (iqm(x) / iqm(base) - 1)
+
+
+def share(x: np.ndarray, between: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """The part of the gain of x over base that x has over `between`."""
+    return (iqm(x) - iqm(between)) / (iqm(x) - iqm(base))
+
+
+def resampled(statistic: Callable, *samples: np.ndarray, resamples: int = 10_000):
+    """scipy's bootstrap; each sample (runs,) is a stratum, so it is resampled on its own, the same way every time."""
+    options = dict(n_resamples=resamples, vectorized=True, method="percentile", rng=0)
+    return stats.bootstrap(samples, lambda *x, axis: statistic(*x), **options)
 
 
 def bootstrap(statistic: Callable, *samples: np.ndarray, resamples: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
-    """95 % percentile interval; each sample (runs,) is a stratum, so it is resampled on its own. A single run has none."""
+    """95 % percentile interval. A single run has none."""
     if min(map(len, samples)) == 1:
         return (statistic(*samples),) * 2
-    options = dict(n_resamples=resamples, vectorized=True, method="percentile", rng=0)  # the same interval every time
-    interval = stats.bootstrap(samples, lambda *x, axis: statistic(*x), **options).confidence_interval
+    interval = resampled(statistic, *samples, resamples=resamples).confidence_interval
     return interval.low, interval.high
 
 
@@ -56,19 +67,23 @@ def apart(x: np.ndarray, y: np.ndarray) -> bool:
     return bool(low > other_high or high < other_low)
 
 
+def detectable(x: np.ndarray, y: np.ndarray) -> float:
+    """The difference of IQMs that so many runs, scattered like these, show at the 5 % level with 80 % power."""
+    return (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * resampled(effect, x, y).standard_error
+
+
 def scores(rows: pd.DataFrame, variant: str, measure: str) -> np.ndarray:
     """That measure of each of the variant's runs: (runs,)."""
     return rows.loc[rows["variant"] == variant, measure].dropna().to_numpy()
 
 
-def late(curves: pd.DataFrame, variant: str, column: str) -> np.ndarray:
-    """That column's mean over the last tenth of training, of each of the variant's runs: (runs,)."""
+def over_training(curves: pd.DataFrame, variant: str, column: str, after: float = 0) -> np.ndarray:
+    """That column's mean over training after that share of it, of each of the variant's runs: (runs,)."""
     step = curves["global_step"]
-    rows = curves[(curves["variant"] == variant) & (step > 0.9 * step.max())]
+    rows = curves[(curves["variant"] == variant) & (step > after * step.max())]
     return rows.groupby("seed", sort=False)[column].mean().dropna().to_numpy()
 
 
-def landed(rows: pd.DataFrame, variant: str) -> np.ndarray:
-    """Per cent of each run's evaluation episodes with a return of at least 200, which solves LunarLander: (runs,)."""
-    returns = rows.loc[rows["variant"] == variant, "returns"].str.split(";")
-    return np.array([100 * (np.array(x, float) >= 200).mean() for x in returns])
+def late(curves: pd.DataFrame, variant: str, column: str) -> np.ndarray:
+    """That column's mean over the last tenth of training, of each of the variant's runs: (runs,)."""
+    return over_training(curves, variant, column, 0.9)

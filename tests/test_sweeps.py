@@ -261,7 +261,7 @@ def test_prefpoe_names_the_script_for_a_tasks_kind_of_actions():
     """As the environments say, for every task of the sweeps and one with a name alike."""
     sys.path.insert(0, str(ROOT / "open_questions"))
     importlib.import_module("prefpoe_multimodal")  # registers MultiGoal-v0
-    tasks = {run.split("__")[0].removeprefix("long-").removeprefix("sac-") for name in SWEEPS for run in listed(name)}
+    tasks = {words[words.index("--env-id") + 1] for name in SWEEPS for words in listed(name).values()}
     assert "BipedalWalker-v3" in tasks
     for task in [*tasks, "LunarLanderContinuous-v3"]:
         space = gym.make(task).action_space
