@@ -31,7 +31,7 @@ STYLE = {  # colour and marker of a variant; colours differ in lightness too, fo
 POLICIES = {
     "main": dict(color="#2f7fb8", linestyle="--", label=r"main expert $\pi_\theta$"),
     "pref": dict(color="#f2a32c", linestyle="-.", label=r"preference $\pi_p$"),
-    "fused": dict(color="#b2182b", linestyle="-", label=r"acting policy $\pi_f$"),
+    "fused": dict(color="#b2182b", linestyle="-", label=r"fused policy $\pi_f$"),
 }
 RETURN, ENTROPY, TRACE = "return (environment's reward)", "entropy (nats)", r"tr $\Sigma$ (squared units of the action)"
 GUIDANCE = r"corr($A_\mathrm{norm}$, $\log\,\pi_p(a|s)$)"

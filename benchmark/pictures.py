@@ -15,23 +15,18 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
+from figures import POLICIES, RESULTS, STYLE, WIDTH, add_legend, draw_band, panels
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
-from plot import POLICIES, draw_band
+from tables import CLEANRL, MATCHED, NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-SHARP = dict(dpi=220, layout="constrained")  # 7.62 inches are shown with 838 pixels, or twice as many
 TASKS = {
     "HalfCheetah-v4": "prefpoe_continuous",
     "Ant-v4": "prefpoe_continuous",
     "LunarLander-v3": "prefpoe_lunarlander",
-}
-LEARNERS = {
-    "ppo-cleanrl": dict(label="CleanRL's PPO", color="#7fb2d6", linestyle="-.", marker="v"),
-    "ppo-matched": dict(label="matched PPO", color="#06264f", linestyle="--", marker="o"),
-    "prefpoe": dict(label="PrefPoE", color="#b2182b", linestyle="-", marker="D"),
 }
 SKIPPED, FRAMES, HEIGHT = 20, 90, 200  # steps before the film, its frames, a frame's pixels
 
@@ -65,7 +60,7 @@ def draw_network(axis) -> None:
 def draw_method() -> Figure:
     """The network, and below it the densities of two experts and of their fused policy for three lambdas."""
     script = importlib.import_module("prefpoe_continuous")
-    figure = Figure((7.62, 4.6), **SHARP)
+    figure = Figure((WIDTH, 4.6), layout="constrained")
     axes = figure.subplot_mosaic([["network"] * 3, [0.25, 1.0, 4.0]], height_ratios=(1, 1.1))
     draw_network(axes.pop("network"))
     main = script.Gaussian(torch.tensor([[-0.4]]), torch.tensor([[0.5]]))
@@ -79,26 +74,23 @@ def draw_method() -> Figure:
         axis.spines[["top", "right"]].set_visible(False)
         axis.set(xlabel="action", yticks=[], ylim=(0, 2.6), ylabel="density" if lam == 0.25 else None)
         axis.set_title(rf"$\lambda = {lam:g}$, $\sigma_f = {fused.std.item():.2f}$", fontsize=10)
-    figure.legend(*axes[1.0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    add_legend(figure, axes[1.0], ncols=3)
     return figure
 
 
 def draw_learning() -> Figure:
     """Return of the evaluations over training on the paper's three tasks."""
-    figure = Figure((7.62, 3.2), **SHARP)
-    figure.suptitle("evaluation return: interquartile mean over seeds, 95 % bootstrap band", fontsize=10)
-    axes = figure.subplots(1, 3)
+    figure, axes = panels(3, "evaluation return: interquartile mean over seeds, 95 % bootstrap band", WIDTH / 3, 3.2)
     for axis, task in zip(axes, TASKS, strict=True):
-        curves = pd.read_csv(ROOT / "benchmark" / "results" / f"{task}_curves.csv")
-        for i, (variant, look) in enumerate(LEARNERS.items()):
-            draw_band(axis, curves[curves["variant"] == variant], "eval_return", shift=i / 3, markersize=5, **look)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-        axis.set_title(task, fontsize=10)
+        curves = pd.read_csv(RESULTS / f"{task}_curves.csv")
+        for i, (variant, dashes) in enumerate({CLEANRL: "-.", MATCHED: "--", "prefpoe": "-"}.items()):
+            look = dict(label=NAMES[variant], linestyle=dashes, markersize=5, markevery=(2 * i, 6), **STYLE[variant])
+            draw_band(axis, curves, variant, "eval_return", **look)
+        axis.set_title(task, fontsize="medium")
         axis.set(xlabel="steps (millions)", xlim=(0, 1), xticks=[0, 0.5, 1])
     axes[0].set_ylabel("return")
     axes[2].set_ylim(100, 300)  # below, all learn alike
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    add_legend(figure, axes[0], ncols=3)
     return figure
 
 
@@ -138,7 +130,7 @@ def main(picture: tyro.conf.Positional[Literal["method", "learning", "agents"]])
         write_agents(ROOT / "docs" / "agents.webp")
     else:
         figure = draw_method() if picture == "method" else draw_learning()
-        figure.savefig(ROOT / "docs" / f"{picture}.png", metadata={"Software": None})
+        figure.savefig(ROOT / "docs" / f"{picture}.png", dpi=220, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -9,19 +9,18 @@ runs become lines of their own, named by the arguments that differ. Panels witho
 are left out.
 """
 
-import math
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import tyro
+from figures import POLICIES, draw_band, panels, plain_log_ticks
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from report import BOOKKEEPING, fail, read_config, read_metrics
-from statistics_of_runs import bootstrap, iqm
 
 PANELS = {  # column of metrics.csv, or what stands before _main, _pref and _fused -> title
     "episodic_return": "training return",
@@ -34,13 +33,6 @@ PANELS = {  # column of metrics.csv, or what stands before _main, _pref and _fus
     "explained_variance": "variance that the critic explains (share)",
     "SPS": "environment steps a second",
 }
-POLICIES = {
-    "main": dict(color="#2f7fb8", linestyle="--", label=r"main expert $\pi_\theta$"),
-    "pref": dict(color="#f2a32c", linestyle="-.", label=r"preference $\pi_p$"),
-    "fused": dict(color="#b2182b", linestyle="-", label=r"fused policy $\pi_f$"),
-}
-COLORS = ("#b2182b", "#06264f", "#f2a32c", "#2f7fb8", "#7fb2d6")  # they differ in lightness too, for greyscale
-MARKERS = "Dos^vPX"  # not as many, so that if a colour comes again it does with another
 
 
 @dataclass
@@ -89,59 +81,39 @@ def curves_of(runs: dict[Path, tuple[dict, pd.DataFrame]]) -> pd.DataFrame:
     for number, (_, metrics) in enumerate(runs.values()):
         if "entropy_fused" not in metrics:  # PPO's only policy, main, is the one that acts
             metrics = metrics.rename(columns={"entropy_main": "entropy_fused", "trace_main": "trace_fused"})
-        frames.append(metrics.assign(line=names[number], run=number, iteration=range(len(metrics))))
+        frames.append(metrics.assign(variant=names[number], run=number, iteration=range(len(metrics))))
     rows = pd.concat(frames)
-    size = rows.groupby("line")["iteration"].transform("max") // 100 + 1
+    size = rows.groupby("variant")["iteration"].transform("max") // 100 + 1
     rows["bin"] = rows["iteration"] // size
-    curves = rows.groupby(["line", "run", "bin"], sort=False).mean().reset_index()
-    curves["global_step"] = curves.groupby(["line", "bin"])["global_step"].transform("max")
+    curves = rows.groupby(["variant", "run", "bin"], sort=False).mean().reset_index()
+    curves["global_step"] = curves.groupby(["variant", "bin"])["global_step"].transform("max")
     return curves
 
 
-def draw_band(axis, curves: pd.DataFrame, column: str, unit: float = 1e6, shift: float = 0.0, **look) -> None:
-    """Interquartile mean over runs against environment steps, and its interval; six markers, shifted by that share."""
-    samples = curves.dropna(subset=[column]).groupby("global_step")[column].agg(list)
-    if len(samples):
-        steps = samples.index / unit
-        low, high = np.transpose([bootstrap(iqm, x, resamples=1000) for x in samples])
-        every = math.ceil(len(samples) / 6)
-        axis.plot(steps, samples.map(iqm), markevery=(int(shift * every), every), **look)
-        axis.fill_between(steps, low, high, color=look["color"], alpha=0.18, lw=0)
-
-
 def draw(title: str, curves: pd.DataFrame) -> Figure:
-    """A panel for each quantity. Colours tell policies apart if there is a single line, else lines."""
+    """A panel for each quantity. Dashes tell policies apart, and colours lines, or the policies of a single line."""
     curves = curves.dropna(axis="columns", how="all")
-    panels = [quantity for quantity in PANELS if {quantity, f"{quantity}_fused"} & {*curves}]
+    shown = [quantity for quantity in PANELS if {quantity, f"{quantity}_fused"} & {*curves}]
     unit, unit_name = (1e6, "millions") if curves["global_step"].max() >= 5e5 else (1e3, "thousands")
-    rows = math.ceil(len(panels) / 3)
-    figure = Figure((11.4, 2.9 * rows + 0.3), dpi=110, layout="constrained")
-    figure.suptitle(title)
-    axes = figure.subplots(rows, 3, squeeze=False).ravel()
-    for axis in axes[len(panels) :]:
-        axis.set_axis_off()
-    axes = dict(zip(panels, axes, strict=False))
-    for quantity, axis in axes.items():
+    counts = curves.groupby("variant", sort=False)["run"].nunique()
+    colors = {name: colormaps["viridis"](0.9 * i / len(counts)) for i, name in enumerate(counts.index)}
+    figure, axes = panels(len(shown), title, 3.8, 2.9)
+    for axis, quantity in zip(axes, shown, strict=True):
+        for name, color in colors.items():
+            if quantity in curves:
+                draw_band(axis, curves, name, quantity, unit, color=color)
+            for policy, style in POLICIES.items():
+                look = style | {"color": style["color"] if len(counts) == 1 else color}
+                if f"{quantity}_{policy}" in curves:
+                    draw_band(axis, curves, name, f"{quantity}_{policy}", unit, **look)
         axis.set(title=PANELS[quantity], xlabel=f"environment steps ({unit_name})")
-        axis.set_yscale("log" if quantity == "trace" else "linear")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-    lines = curves.groupby("line", sort=False)
+        if quantity == "trace":
+            plain_log_ticks(axis)
     handles = []
-    for i, (name, line) in enumerate(lines):
-        look = dict(color=COLORS[i % len(COLORS)])
-        if len(lines) > 1:
-            count = line["run"].nunique()
-            look |= dict(marker=MARKERS[i % len(MARKERS)], markersize=4)
-            handles.append(Line2D([], [], label=f"{name} ({count} runs)" if count > 1 else name, **look))
-        for quantity, axis in axes.items():
-            for policy, style in {"": {}, **POLICIES}.items():
-                column = f"{quantity}_{policy}".removesuffix("_")
-                own = style if len(lines) == 1 else {**style, **look}
-                if column in line:
-                    draw_band(axis, line, column, unit, 0.3 * i % 1, **look | own)
+    if len(counts) > 1:
+        handles += [Line2D([], [], color=color, label=f"{x} ({counts[x]} runs)") for x, color in colors.items()]
     if "entropy_pref" in curves:
-        handles += [Line2D([], [], **x if len(lines) == 1 else x | {"color": "black"}) for x in POLICIES.values()]
+        handles += [Line2D([], [], **x if len(counts) == 1 else x | {"color": "black"}) for x in POLICIES.values()]
     if handles:
         longest = max(len(handle.get_label()) for handle in handles)
         figure.legend(handles=handles, loc="outside lower center", ncols=max(1, 150 // (10 + longest)))
@@ -155,7 +127,7 @@ def main(args: Args) -> None:
     title = ", ".join(sorted({config["env_id"] for config, _ in runs.values()}))
     if len(runs) == 1:
         title = f"{folder.name}, {title}"
-    elif curves["line"].nunique() < len(runs):
+    elif curves["variant"].nunique() < len(runs):
         title += ": interquartile mean over runs, 95 % bootstrap band"
     output = args.output or Path(os.path.relpath(folder / "plot.png"))
     draw(title, curves).savefig(output)

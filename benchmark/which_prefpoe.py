@@ -21,16 +21,13 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
-from matplotlib.figure import Figure
-from plot import POLICIES
+from figures import POLICIES, RESULTS, WIDTH, add_legend, panels
 from statistics_of_runs import bootstrap, effect, iqm, scores
 from tyro.conf import Positional
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import prefpoe_continuous as script
 
-RESULTS = ROOT / "benchmark" / "results"
 LAYERS = ("backbone.0", "backbone.2", "actor_mean", "preference_mean", "critic")
 SHARED = ("backbone.0", "backbone.2", "critic")
 NEAREST = {  # a task: the nearest setting there, and its control, PPO under an entropy bonus of w_cons
@@ -167,8 +164,7 @@ def figure(released: Positional[Path]) -> None:
     main, pref = precisions(load(released)[0])
     variances = {"main": 1 / main, "pref": 1 / pref, "fused": 1 / (main + pref)}
     titles = {"prefpoe": "default coefficients", NEAREST["HalfCheetah-v4"][0]: "the nearest setting"}
-    picture = Figure((7.62, 3.6), dpi=220, layout="constrained")
-    axes = picture.subplots(1, 2, sharey=True)
+    picture, axes = panels(2, width=WIDTH / 2, height=3.6, sharey=True)
     for axis, (variant, title) in zip(axes, titles.items(), strict=True):
         for place, marker, (policy, look) in zip((1.06, 1.12, 1.18), "s^D", POLICIES.items(), strict=True):
             for _, run in curves[curves["variant"] == variant].groupby("seed"):
@@ -180,10 +176,9 @@ def figure(released: Positional[Path]) -> None:
         axis.set(title=title, xlabel="environment steps (millions)", xticks=np.linspace(0, 1, 6), yscale="log")
         axis.set_yticks([0.2, 0.5, 1, 2], ["0.2", "0.5", "1", "2"])
         axis.minorticks_off()
-        axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("σ, root mean square of 6 dimensions")
-    picture.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    picture.savefig(RESULTS / "which-prefpoe.png", metadata={"Software": None})
+    add_legend(picture, axes[0], ncols=3)
+    picture.savefig(RESULTS / "which-prefpoe.png", dpi=220, metadata={"Software": None})
 
 
 if __name__ == "__main__":
