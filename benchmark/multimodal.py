@@ -5,14 +5,14 @@
 
 Each run's fused policy is sampled for 100 episodes, which all start in the middle, so that no start decides which goal
 is near. A goal is reached if one of them ends there. The entropy (nats) is that of the shares of the goals among the
-episodes that end at one, from 0 for a single goal to log 4 = 1.39. Modes in use, exp of the entropy of the weights, are
-those of the fused policy in the middle, and of preference and fused policy averaged over the states visited in the last
-tenth of training, as what follows them. The picture has the paths of the first 20 episodes. Give all runs at once.
+episodes that end at one. Modes in use, exp of the entropy of the weights, are those of the fused policy in the middle,
+and of preference and fused policy averaged over the states of the last tenth of training, as what follows them. The
+picture has the paths of the first 20 episodes. Give all runs at once; others than of MultiGoal-v0 are skipped.
 """
 
 import importlib
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -46,14 +46,6 @@ COLUMNS = {  # of multimodal.csv -> name in the summary
     "mode_share": "ρ",
 }
 MODES = [*COLUMNS][6:]  # columns of metrics.csv, of which the last tenth of training is averaged
-
-
-@dataclass
-class Args:
-    folders: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """run folders; whatever is no finished run MultiGoal-v0__<variant>__<seed> is skipped"""
-    results: Path = RESULTS
-    """folder of multimodal.csv and multimodal.png"""
 
 
 def load(folder: Path) -> tuple:
@@ -145,21 +137,22 @@ def summary(rows: pd.DataFrame) -> str:
     return table(lines)
 
 
-def main(args: Args) -> None:
-    path = args.results / "multimodal.csv"
-    folders = [x for x in sorted(args.folders) if x.match("MultiGoal-v0__*__*") and (x / "evaluation.json").exists()]
-    if args.folders and not folders:
+def main(folders: tyro.conf.Positional[tuple[Path, ...]] = (), results: Path = RESULTS) -> None:
+    path = results / "multimodal.csv"
+    runs = [x for x in sorted(folders) if x.match("MultiGoal-v0__*__*") and (x / "evaluation.json").exists()]
+    if folders and not runs:
         fail("no finished run MultiGoal-v0__<variant>__<seed> is among the folders; give run folders, such as runs/*")
-    if folders:
-        rows, paths = zip(*map(measure, folders), strict=True)
-        rows = pd.DataFrame(rows)
+    if runs:
+        measured = [measure(run) for run in runs]
+        rows = pd.DataFrame([row for row, _ in measured])
         if rows["steps"].nunique() > 1:
-            fail(f"runs of {sorted(set(rows['steps']))} steps do not mix: give those of one length")
-        args.results.mkdir(parents=True, exist_ok=True)
+            fail(f"runs of {rows['steps'].unique()} steps do not mix: give those of one length")
+        results.mkdir(parents=True, exist_ok=True)
         rows.sort_values(["variant", "seed"]).to_csv(path, index=False, float_format="%.5g")
-        draw(rows, paths).savefig(args.results / "multimodal.png", dpi=220, metadata={"Software": None})
+        figure = draw(rows, [paths for _, paths in measured])
+        figure.savefig(results / "multimodal.png", dpi=220, metadata={"Software": None})
     print(summary(pd.read_csv(path)))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    tyro.cli(main, description=__doc__)

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
-from figures import POLICIES, RESULTS, STYLE, WIDTH, add_legend, draw_band, panels
+from figures import POLICIES, RESULTS, WIDTH, add_legend, draw_curves
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
-from tables import CLEANRL, MATCHED, NAMES
+from tables import CLEANRL, MATCHED
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -80,15 +80,8 @@ def draw_method() -> Figure:
 
 def draw_learning() -> Figure:
     """Return of the evaluations over training on the paper's three tasks."""
-    figure, axes = panels(3, "evaluation return: interquartile mean over seeds, 95 % bootstrap band", WIDTH / 3, 3.2)
-    for axis, task in zip(axes, TASKS, strict=True):
-        curves = pd.read_csv(RESULTS / f"{task}_curves.csv")
-        for i, (variant, dashes) in enumerate({CLEANRL: "-.", MATCHED: "--", "prefpoe": "-"}.items()):
-            look = dict(label=NAMES[variant], linestyle=dashes, markersize=5, markevery=(2 * i, 6), **STYLE[variant])
-            draw_band(axis, curves, variant, "eval_return", **look)
-        axis.set_title(task, fontsize="medium")
-        axis.set(xlabel="steps (millions)", xlim=(0, 1), xticks=[0, 0.5, 1])
-    axes[0].set_ylabel("return")
+    curves = {task: pd.read_csv(RESULTS / f"{task}_curves.csv") for task in TASKS}
+    figure, axes = draw_curves(curves, [CLEANRL, MATCHED, "prefpoe"], "eval_return", "evaluation return")
     axes[2].set_ylim(100, 300)  # below, all learn alike
     add_legend(figure, axes[0], ncols=3)
     return figure

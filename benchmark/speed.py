@@ -3,8 +3,6 @@
     python benchmark/speed.py                                       # every script and task, about 8 minutes
     python benchmark/speed.py --cells prefpoe_continuous:Ant-v4 --steps 40960
     python benchmark/speed.py --peer cleanrl/ppo_continuous_action.py --peer-python ../cleanrl/.venv/bin/python
-    python benchmark/speed.py --cells prefpoe_sac:HalfCheetah-v4:learning-starts=256 --steps 4000 \
-        --peer cleanrl/sac_continuous_action.py --peer-steps 3072 --turns 2
 
 Each cell is one process on one thread that trains with the default evaluations and, after each iteration, steps the
 environment alone 1,000 times, so that `ratio` compares rates of the same process and the same minute. Rates leave out
@@ -19,10 +17,8 @@ import collections
 import dataclasses
 import functools
 import importlib
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import resource
 import subprocess
@@ -40,6 +36,8 @@ import tyro
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "open_questions")]
 PARTS = ("acting", "environment", "normalisation", "update")
+FUNCTIONS = {"normalize_obs": "normalisation", "scale_rewards": "normalisation", "make_batch": "update"}
+FUNCTIONS |= {"update": "update", "diagnose": "diagnostics"}
 COLUMNS = ["script", "task", "steps/s", "env alone", "ratio", *(f"{part} %" for part in PARTS), "diagnostics %"]
 COLUMNS += ["peak MB", "start-up s"]
 
@@ -124,9 +122,7 @@ def time_parts(script) -> collections.Counter:
     else:
         script.numpy_policy = timed_policy(script.numpy_policy)
         script.torch_policy = timed_policy(script.torch_policy)
-    functions = {"normalize_obs": "normalisation", "scale_rewards": "normalisation", "make_batch": "update"}
-    functions |= {"update": "update", "diagnose": "diagnostics"}
-    for name, part in functions.items():
+    for name, part in FUNCTIONS.items():
         if hasattr(script, name):  # SAC has no batches, and neither observations nor rewards are normalised
             setattr(script, name, timed(getattr(script, name), part))
     return seconds
@@ -205,8 +201,6 @@ def main(args: Args) -> None:
         with tempfile.TemporaryDirectory() as folder:  # with an empty cache, as on a machine that never ran the script
             row = json.loads(run(command, folder, TORCHINDUCTOR_CACHE_DIR=folder).splitlines()[-1])
         print_row([*row, against_peer(cell, args)] if args.peer else row)
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "gymnasium", "numpy"))
-    print(f"\n{os.cpu_count()} cores, one thread a run; Python {platform.python_version()}, {versions}")
 
 
 if __name__ == "__main__":

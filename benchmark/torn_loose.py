@@ -6,7 +6,6 @@ python benchmark/torn_loose.py --draw-only   # only the picture, from the CSV
 A_z2 is the mean of A_norm z^2 over the batch and the action's dimensions, z = (a - mu_p) / s_p. Five minutes a run.
 """
 
-import dataclasses
 import functools
 import sys
 import time
@@ -24,29 +23,13 @@ COLUMNS = ["global_step", "approx_kl", "episodic_return", "sigma_pref"]
 LOOKS = {0.1: dict(color="#b2182b", lw=0.8), 0.4: dict(color="#7fb2d6", lw=1.6, zorder=1)}
 
 
-@dataclasses.dataclass
-class Args:
-    env_id: str = "Walker2d-v4"
-    """task"""
-    beta1: float = 4.0
-    """weight of the advantages"""
-    w_cons: tuple[float, ...] = (0.1, 0.4)
-    """weights of L_cons, a run each"""
-    total_timesteps: int = 1_000_000
-    """environment steps a run"""
-    results: Path = RESULTS / "torn-loose.csv"
-    """CSV file to write; the picture lies beside it"""
-    draw_only: bool = False
-    """draw the picture of the CSV file that is there"""
-
-
 def A_z2(agent: script.Agent, batch: script.Batch) -> float:
     with torch.no_grad():
         _, pref, _ = agent(batch.obs)
     return (batch.A_norm[:, None] * ((batch.action - pref.mean) / pref.std) ** 2).mean().item()
 
 
-def measured_run(args: Args, w_cons: float) -> pd.DataFrame:
+def measured_run(args: script.Args) -> pd.DataFrame:
     """Train one run; its rows are those of metrics.csv with A_z2 before and after each update."""
     update = script.update
     before = []
@@ -60,12 +43,10 @@ def measured_run(args: Args, w_cons: float) -> pd.DataFrame:
         return losses
 
     script.update = measuring
-    name = f"torn-loose-{args.env_id}-{args.beta1:g}-{w_cons:g}-{int(time.time())}"
-    flags = dict(env_id=args.env_id, beta1=args.beta1, w_cons=w_cons, total_timesteps=args.total_timesteps)
-    script.main(script.Args(**flags, run_name=name))
+    script.main(args)
     script.update = update
-    metrics = pd.read_csv(Path("runs", name, "metrics.csv"))[COLUMNS]
-    return metrics.assign(A_z2_before=before, A_z2_after=after, w_cons=w_cons)
+    metrics = pd.read_csv(Path("runs", args.run_name, "metrics.csv"))[COLUMNS]
+    return metrics.assign(A_z2_before=before, A_z2_after=after, w_cons=args.w_cons)
 
 
 def draw(rows: pd.DataFrame):
@@ -90,13 +71,22 @@ def draw(rows: pd.DataFrame):
     return figure
 
 
-def main(args: Args) -> None:
-    if not args.draw_only:
-        rows = pd.concat([measured_run(args, w_cons) for w_cons in args.w_cons])
-        rows.to_csv(args.results, index=False, float_format="%.7g")
-    picture = args.results.with_suffix(".png")
-    draw(pd.read_csv(args.results)).savefig(picture, dpi=220, metadata={"Software": None})
+def main(
+    env_id: str = "Walker2d-v4",
+    beta1: float = 4.0,
+    w_cons: tuple[float, ...] = (0.1, 0.4),
+    total_timesteps: int = 1_000_000,
+    results: Path = RESULTS / "torn-loose.csv",
+    draw_only: bool = False,
+) -> None:
+    if not draw_only:
+        runs = []
+        for weight in w_cons:
+            flags = dict(env_id=env_id, beta1=beta1, w_cons=weight, total_timesteps=total_timesteps)
+            runs.append(measured_run(script.Args(**flags, run_name=f"torn-loose-{weight:g}-{time.time_ns()}")))
+        pd.concat(runs).to_csv(results, index=False, float_format="%.7g")
+    draw(pd.read_csv(results)).savefig(results.with_suffix(".png"), dpi=220, metadata={"Software": None})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    tyro.cli(main, description=__doc__)

@@ -22,7 +22,8 @@ import pandas as pd
 import torch
 import tyro
 from figures import POLICIES, RESULTS, WIDTH, add_legend, panels
-from statistics_of_runs import bootstrap, effect, iqm, scores
+from statistics_of_runs import effect, iqm, scores
+from tables import MATCHED, MEASURES, table, with_interval
 from tyro.conf import Positional
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -39,11 +40,8 @@ NEAREST = {  # a task: the nearest setting there, and its control, PPO under an 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], dict | None]:
     """Weights by name, and statistics of observations, which the released agent lacks."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    weights = state.get("agent", state)
-    return {name.replace("critic.1.", "critic."): x.double().numpy() for name, x in weights.items()}, state.get(
-        "obs_stats"
-    )
+    state = script.load_checkpoint(str(path))
+    return {name: x.double().numpy() for name, x in state["agent"].items()}, state.get("obs_stats")
 
 
 def precisions(weights: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -144,18 +142,17 @@ def protocol(released: Positional[Path], runs: Positional[tuple[Path, ...]] = ()
 
 def compare() -> None:
     """IQM of the nearest setting, and its difference from other variants, each with its 95 % interval."""
-    print("| task, return | nearest | − control | − matched PPO | − default |\n|---|---|---|---|---|")
+    lines = []
     for task, (nearest, control) in NEAREST.items():
         evaluations = pd.read_csv(RESULTS / f"{task}_evaluations.csv")
-        for measure, name in {"evaluation": "evaluation", "training_return": "training"}.items():
+        for measure, name in MEASURES.items():
             x = scores(evaluations, nearest, measure)
-            low, high = bootstrap(iqm, x)
-            cells = [f"{task}, {name}", f"{iqm(x):,.0f} [{low:,.0f}, {high:,.0f}]"]
-            for variant in (control, "ppo-matched", "prefpoe"):
+            line = {"task, return": f"{task}, {name}", "nearest": with_interval("{:,.0f}", iqm, x)}
+            for column, variant in {"control": control, "matched PPO": MATCHED, "default": "prefpoe"}.items():
                 y = scores(evaluations, variant, measure)
-                low, high = bootstrap(effect, x, y)
-                cells.append(f"{effect(x, y):+,.0f} [{low:+,.0f}, {high:+,.0f}]".replace("-", "−"))
-            print(f"| {' | '.join(cells)} |")
+                line[f"− {column}"] = with_interval("{:+,.0f}", effect, x, y)
+            lines.append(line)
+    print(table(lines))
 
 
 def figure(released: Positional[Path]) -> None:
@@ -167,10 +164,8 @@ def figure(released: Positional[Path]) -> None:
     picture, axes = panels(2, width=WIDTH / 2, height=3.6, sharey=True)
     for axis, (variant, title) in zip(axes, titles.items(), strict=True):
         for place, marker, (policy, look) in zip((1.06, 1.12, 1.18), "s^D", POLICIES.items(), strict=True):
-            for _, run in curves[curves["variant"] == variant].groupby("seed"):
-                axis.plot(
-                    run["global_step"] / 1e6, np.sqrt(run[f"trace_{policy}"] / 6), lw=0.7, **look | {"label": None}
-                )
+            runs = curves[curves["variant"] == variant].pivot(index="global_step", columns="seed")[f"trace_{policy}"]
+            axis.plot(runs.index / 1e6, np.sqrt(runs / 6), lw=0.7, color=look["color"], linestyle=look["linestyle"])
             axis.plot(place, np.sqrt(variances[policy].mean()), marker=marker, markersize=6, **look)
         axis.text(1.12, 1.4, "released\nagent", ha="center")
         axis.set(title=title, xlabel="environment steps (millions)", xticks=np.linspace(0, 1, 6), yscale="log")
