@@ -147,7 +147,6 @@ def main(folders: tyro.conf.Positional[tuple[Path, ...]] = (), results: Path = R
         rows = pd.DataFrame([row for row, _ in measured])
         if rows["steps"].nunique() > 1:
             fail(f"runs of {rows['steps'].unique()} steps do not mix: give those of one length")
-        results.mkdir(parents=True, exist_ok=True)
         rows.sort_values(["variant", "seed"]).to_csv(path, index=False, float_format="%.5g")
         figure = draw(rows, [paths for _, paths in measured])
         figure.savefig(results / "multimodal.png", dpi=220, metadata={"Software": None})

@@ -125,9 +125,7 @@ def main(args: Args) -> None:
     curves = curves_of(runs)
     folder = Path(os.path.commonpath([*runs]))
     title = ", ".join(sorted({config["env_id"] for config, _ in runs.values()}))
-    if len(runs) == 1:
-        title = f"{folder.name}, {title}"
-    elif curves["variant"].nunique() < len(runs):
+    if curves["variant"].nunique() < len(runs):
         title += ": interquartile mean over runs, 95 % bootstrap band"
     output = args.output or Path(os.path.relpath(folder / "plot.png"))
     draw(title, curves).savefig(output)

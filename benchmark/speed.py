@@ -4,10 +4,10 @@
     python benchmark/speed.py --cells prefpoe_continuous:Ant-v4 --steps 40960
     python benchmark/speed.py --peer cleanrl/ppo_continuous_action.py --peer-python ../cleanrl/.venv/bin/python
 
-Each cell is one process on one thread that trains with the default evaluations and, after each iteration, steps the
-environment alone 1,000 times, so that `ratio` compares rates of the same process and the same minute. Rates leave out
-the first iteration, which compiles: it is in `start-up`, the seconds from the process's start to that iteration's end,
-on an empty compile cache. Percentages are of the four parts' time; diagnostics are a part of the update.
+Each cell is one process on one thread that trains without evaluations and, after each iteration, steps the environment
+alone 1,000 times, so that `ratio` compares rates of the same process and the same minute. Rates and percentages leave
+out the first iteration, which compiles: it is in `start-up`, the seconds from the process's start to that iteration's
+end, on an empty compile cache. Percentages are of the four parts' time; diagnostics are a part of the update.
 
 A peer is any script that, as CleanRL's, takes --env-id, --seed and --total-timesteps and prints `SPS: <number>`, its
 own rate; ours beside it leaves out the first iteration. Of the cell's other flags the peer gets those its text names.
@@ -132,18 +132,18 @@ def measure(cell: str, steps: int) -> list:
     """A row of the table, measured in this process, which the parent started at SPEED_START."""
     name, flags = split(cell)
     script = importlib.import_module(name)
-    args = script.parse_args([*flags, "--total-timesteps", str(steps), "--run-name", "measured"])
-    seconds = time_parts(script)
+    args = script.parse_args([*flags, "--total-timesteps", str(steps), "--eval-every", "0", "--run-name", "measured"])
+    running = time_parts(script)
     step_alone = make_stepper(args.env_id)
     end_iteration = script.Log.end_iteration
     ends = []
+    parts = []
     alone = []
 
     def end_and_step_alone(log, *inputs):
         end_iteration(log, *inputs)
-        if not ends:
-            seconds.clear()  # of the iteration that compiled
         ends.append(time.time())
+        parts.append(running.copy())
         alone.append(step_alone())
         log.started += alone[-1]  # for the run's clock it took no time
 
@@ -151,6 +151,7 @@ def measure(cell: str, steps: int) -> list:
     script.main(args)
     rate_of_script = rate(Path("runs/measured"))
     rate_alone = 1_000 / np.mean(alone[1:])
+    seconds = parts[-1] - parts[0]
     total = sum(seconds[part] for part in PARTS)
     row = [name, " ".join(cell.split(":")[1:]), f"{rate_of_script:,.0f}", f"{rate_alone:,.0f}"]
     row += [f"{rate_of_script / rate_alone:.2f}", *(f"{100 * seconds[part] / total:.0f}" for part in PARTS)]

@@ -30,7 +30,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import prefpoe_continuous as script
 
 LAYERS = ("backbone.0", "backbone.2", "actor_mean", "preference_mean", "critic")
-SHARED = ("backbone.0", "backbone.2", "critic")
 NEAREST = {  # a task: the nearest setting there, and its control, PPO under an entropy bonus of w_cons
     "HalfCheetah-v4": ("prefpoe-w-cons-0.0083-w-pref-0.2-beta1-0.3", "ppo-matched-logstd--1.35-ent-coef-0.0083"),
     "Ant-v4": ("prefpoe-w-cons-0.00625-w-pref-0.2-beta1-0.3", "ppo-matched-logstd--1.35-ent-coef-0.00625"),
@@ -53,7 +52,8 @@ def initial(seed: int) -> dict[str, np.ndarray]:
     """The layers of the backbone and the critic as `--seed` initialises them."""
     torch.manual_seed(seed)
     agent = script.Agent(17, gym.spaces.Box(-1, 1, (6,)), script.Args())
-    return {layer: agent.get_submodule(layer).weight.detach().double().numpy() for layer in SHARED}
+    layers = ("backbone.0", "backbone.2", "critic")
+    return {layer: agent.get_submodule(layer).weight.detach().double().numpy() for layer in layers}
 
 
 def episodes(weights: dict, stats: dict | None, seeds: range) -> tuple[list[float], np.ndarray]:
@@ -178,5 +178,5 @@ def figure(released: Positional[Path]) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    commands = {"rows": rows, "seeds": seeds, "protocol": protocol, "compare": compare, "figure": figure}
-    tyro.extras.subcommand_cli_from_dict(commands)
+    commands = (rows, seeds, protocol, compare, figure)
+    tyro.extras.subcommand_cli_from_dict({command.__name__: command for command in commands})
