@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
-from statistics_of_runs import bootstrap, improvement, iqm, scores
-from tables import BETA1, BONUS, CLEANRL, MATCHED, MEASURES, NAMES, NARROW, NARROW_BONUS, WIDE, WIDE_PREFPOE
-from tables import Frames, acting, pairs_of_samples, task_and_length, tasks_with
+from statistics_of_runs import bootstrap, improvement, iqm
+from tables import BETA1, BONUS, CLEANRL, MATCHED, MEASURES, NAMES, NARROW_BONUS, STARTS, Runs, acting, pairs_of
 
+Frames = dict[str, pd.DataFrame]  # by task
 RESULTS = Path(__file__).with_name("results")
 PUBLISHED = "CleanRL's SAC, published"
 STYLE = {  # colour and marker of a variant; colours differ in lightness too, for greyscale and for the colour-blind
@@ -37,16 +37,6 @@ RETURN, ENTROPY, TRACE = "return (environment's reward)", "entropy (nats)", r"tr
 GUIDANCE = r"corr($A_\mathrm{norm}$, $\log\,\pi_p(a|s)$)"
 WIDTH = 7.62  # inches
 FILLED, OPEN = dict(linestyle="-"), dict(linestyle="--", markerfacecolor="white")  # evaluation, training return
-STARTS = {
-    "starts wide, σ = 1": {CLEANRL: "CleanRL's PPO", WIDE: "PPO, PrefPoE's network", WIDE_PREFPOE: "PrefPoE"},
-    "starts narrow": {
-        MATCHED: "matched PPO (σ = 0.37)",
-        NARROW: "… from σ = 0.26",
-        NARROW_BONUS: "… and an entropy bonus",
-        "prefpoe": "PrefPoE (σ = 0.26)",
-        "prefpoe-beta1-0": "… without advantages",
-    },
-}
 
 
 def panels(count: int, title: str = "", width: float = 4.2, height: float = 3.5, most: int = 3, **share):
@@ -64,8 +54,12 @@ def panels(count: int, title: str = "", width: float = 4.2, height: float = 3.5,
     return figure, axes[:count]
 
 
-def add_legend(figure: Figure, axis, ncols: int) -> None:
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=ncols, fontsize=9)
+def add_legend(figure: Figure, axes, ncols: int) -> None:
+    """Of all that some axis shows."""
+    handles = {}
+    for axis in axes:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=ncols, fontsize=9)
 
 
 def draw_band(axis, curves: pd.DataFrame, variant: str, column: str, unit: float = 1e6, **line) -> None:
@@ -87,89 +81,69 @@ def plain_log_ticks(axis) -> None:
     axis.yaxis.set_major_formatter("{x:g}")
 
 
-def draw_curves(curves: Frames, variants: list[str], column: str, label: str, unit: float = 1e6):
-    """Over training, a panel a task; a figure and its axes."""
+def draw_curves(curves: Frames, variants: list[str], column: str, label: str, unit: float = 1e6) -> Figure:
+    """Over training, a panel a task; and where PrefPoE's width should be, given its preference's."""
     figure, axes = panels(len(curves), width=WIDTH / len(curves), height=3.4)
     for axis, (task, rows) in zip(axes, curves.items(), strict=True):
         shown = [variant for variant in variants if (rows["variant"] == variant).any()]
         for i, variant in enumerate(shown):
             marks = dict(markevery=(2 * i, 2 * len(shown)), markersize=5)
             draw_band(axis, rows, variant, column, unit, label=NAMES.get(variant, variant), **STYLE[variant] | marks)
+        if column == "trace_acting":
+            pref = rows[rows["variant"] == "prefpoe"].groupby("global_step")["trace_pref"].agg(iqm)
+            looks = dict(color="black", linestyle="--", lw=1.2, zorder=3)
+            axis.plot(pref.index / unit, 0.9 * pref, label="0.9 tr Σ of PrefPoE's preference", **looks)
+            plain_log_ticks(axis)
         axis.set_title(task, fontsize="medium")
         axis.set_xlabel(f"environment steps ({'millions' if unit == 1e6 else 'thousands'})")
     axes[0].set_ylabel(label)
-    return figure, axes
-
-
-def draw_widths(curves: Frames) -> Figure:
-    """tr Sigma of the policy that acts, and what PrefPoE's should be, given its preference."""
-    variants = [MATCHED, BONUS, NARROW_BONUS, "prefpoe"]
-    figure, axes = draw_curves(curves, variants, "trace_acting", "tr Σ of the acting policy")
-    for axis, rows in zip(axes, curves.values(), strict=True):
-        pref = rows[rows["variant"] == "prefpoe"].groupby("global_step")["trace_pref"]
-        predicted = [0.9 * iqm(x.to_numpy()) for _, x in pref]
-        label = "0.9 tr Σ of PrefPoE's preference"
-        axis.plot([step / 1e6 for step in pref.groups], predicted, "--", color="black", lw=1.2, zorder=3, label=label)
-        plain_log_ticks(axis)
-    add_legend(figure, axes[0], ncols=2)
+    add_legend(figure, axes, ncols=3 if len(variants) == 3 else 2)
     return figure
 
 
-def draw_balance(curves: Frames) -> Figure:
-    figure, axes = draw_curves(curves, [CLEANRL, MATCHED, "prefpoe"], "episodic_return", "training return")
-    add_legend(figure, axes[0], ncols=3)
-    return figure
+def with_published(curves: Frames) -> Frames:
+    """SAC's runs of all lengths, by task, and the beginning of CleanRL's own curve."""
+    published = pd.read_csv(RESULTS / "cleanrl-sac-published.csv").query("global_step <= 300_000")
+    found = {}
+    for task in ("HalfCheetah-v4", "Ant-v4"):
+        ours = [rows for name, rows in curves.items() if name.startswith(f"sac-{task}")]
+        theirs = published[published["task"] == task].assign(variant=PUBLISHED)
+        if ours:
+            found[task] = pd.concat([*ours, theirs], ignore_index=True)
+    return found
 
 
-def draw_sac(curves: Frames) -> Figure:
-    """Each variant's longest runs, and as far as these go CleanRL's own curve."""
-    published = pd.read_csv(RESULTS / "cleanrl-sac-published.csv").assign(variant=PUBLISHED)
-    tasks = {}
-    for name in sorted(curves, key=lambda name: curves[name]["global_step"].max()):
-        task, _ = task_and_length(name)
-        last = curves[name]["global_step"].max()
-        before = tasks.get(task, curves[name][:0])
-        before = before[~before["variant"].isin([*curves[name]["variant"], PUBLISHED])]
-        theirs = published[(published["task"] == task) & (published["global_step"] <= last)]
-        tasks[task] = pd.concat([before, curves[name], theirs], ignore_index=True)
-    variants = ["sac", "prefpoe-sac", "prefpoe-sac-own", PUBLISHED]
-    figure, axes = draw_curves(tasks, variants, "episodic_return", "training return", unit=1e3)
-    add_legend(figure, axes[0], ncols=2)
-    return figure
-
-
-def draw_beta1(evaluations: Frames) -> Figure:
+def draw_beta1(runs: Runs, tasks: list[str]) -> Figure:
     """Both returns against beta_1, whose values stand at equal distances."""
-    figure, axes = panels(len(evaluations), width=WIDTH / len(evaluations), height=3.4)
-    for axis, (task, rows) in zip(axes, evaluations.items(), strict=True):
-        known = {value: variant for value, variant in BETA1.items() if (rows["variant"] == variant).any()}
-        for (measure, name), look, shift in zip(MEASURES.items(), (FILLED, OPEN), (-0.07, 0.07), strict=True):
-            samples = [scores(rows, variant, measure) for variant in known.values()]
-            places = [x + shift for x in range(len(known))]
-            axis.plot(places, [iqm(x) for x in samples], label=name, **STYLE["prefpoe"] | look)
-            for x, sample in zip(places, samples, strict=True):
+    figure, axes = panels(len(tasks), width=WIDTH / len(tasks), height=3.4)
+    for axis, task in zip(axes, tasks, strict=True):
+        known = {value: variant for value, variant in BETA1.items() if len(runs[task, variant, "evaluation"])}
+        for (quantity, name), look, shift in zip(MEASURES.items(), (FILLED, OPEN), (-0.07, 0.07), strict=True):
+            samples = {x + shift: runs[task, variant, quantity] for x, variant in enumerate(known.values())}
+            axis.plot([*samples], [iqm(sample) for sample in samples.values()], label=name, **STYLE["prefpoe"] | look)
+            for x, sample in samples.items():
                 axis.plot([x, x], bootstrap(iqm, sample), color=STYLE["prefpoe"]["color"], lw=1.2)
         axis.set_xticks(range(len(known)), [f"{value:g}" + "\n(default)" * (value == 0.2) for value in known])
         axis.set_title(task, fontsize="medium")
         axis.set_xlabel("β₁, the weight of the advantages")
     axes[0].set_ylabel(RETURN)
-    add_legend(figure, axes[0], ncols=2)
+    add_legend(figure, axes, ncols=2)
     return figure
 
 
-def draw_starts(axis, rows: pd.DataFrame) -> None:
-    """Evaluations, a line a variant, by how narrow it starts."""
+def draw_starts(axis, runs: Runs) -> None:
+    """Evaluations on HalfCheetah, a line a variant, by how narrow it starts."""
     labels = []
     for head, variants in STARTS.items():
         labels.append(head)
         for variant, label in variants.items():
-            x = scores(rows, variant, "evaluation")
-            if len(x) > 0:
-                look = STYLE[CLEANRL if variant == CLEANRL else "prefpoe" if "prefpoe" in variant else MATCHED]
+            x = runs["HalfCheetah-v4", variant, "evaluation"]
+            if len(x):
+                look = STYLE["prefpoe" if variant.startswith("prefpoe") else variant if variant == CLEANRL else MATCHED]
                 low, high = bootstrap(iqm, x)
                 axis.plot([low, high], [len(labels)] * 2, color=look["color"], lw=1.6)
                 axis.plot(iqm(x), len(labels), markersize=7, **look)
-                axis.text(high + 250, len(labels), f"{iqm(x):,.0f}", va="center", fontsize=9)
+                axis.text(max(high, iqm(x) + 150) + 200, len(labels), f"{iqm(x):,.0f}", va="center", fontsize=9)
                 labels.append(label)
     axis.axvline(5375, color="#777777", linestyle=":")
     axis.text(5250, 0, "the paper: 5,375", ha="right", va="center", fontsize=9, color="#555555")
@@ -180,52 +154,47 @@ def draw_starts(axis, rows: pd.DataFrame) -> None:
     axis.set_title("(a) HalfCheetah: the start decides", loc="left", fontsize="medium")
 
 
-def draw_beaten(axis, evaluations: Frames) -> None:
+def draw_beaten(axis, runs: Runs, tasks: list[str]) -> None:
     """How often PrefPoE beats matched PPO, a line a task and one their mean."""
-    tasks = [task for task in tasks_with(evaluations, MATCHED) if task in tasks_with(evaluations, "prefpoe")]
+    rows = {task.rpartition("-")[0]: [task] for task in tasks} | {"mean": tasks}
     places = [*range(len(tasks)), len(tasks) + 0.5]
-    for (measure, name), look, shift in zip(MEASURES.items(), (FILLED, OPEN), (-0.17, 0.17), strict=True):
-        for y, chosen in zip(places, [*([task] for task in tasks), tasks], strict=True):
-            samples = pairs_of_samples(evaluations, "prefpoe", MATCHED, measure, chosen)
+    for (quantity, name), look, shift in zip(MEASURES.items(), (FILLED, OPEN), (-0.17, 0.17), strict=True):
+        for y, of_row in zip(places, rows.values(), strict=True):
+            samples = pairs_of(runs, "prefpoe", MATCHED, quantity, of_row)
             if samples:
-                look = dict(color=STYLE["prefpoe"]["color"]) | look
-                axis.plot(bootstrap(improvement, *samples), [y + shift] * 2, lw=1.4, **look)
-                label = name if chosen == tasks else None
-                axis.plot(improvement(*samples), y + shift, "D", markersize=6, label=label, **look | {"linestyle": ""})
+                interval = bootstrap(improvement, *samples)
+                axis.plot(interval, [y + shift] * 2, color=STYLE["prefpoe"]["color"], lw=1.4, ls=look["linestyle"])
+                axis.plot(improvement(*samples), y + shift, label=name, **STYLE["prefpoe"] | look | {"linestyle": ""})
     axis.axvline(0.5, color="black", lw=1)
     axis.axhline(len(tasks) - 0.25, color="#777777", lw=0.8)
-    axis.set_yticks(places, [*(task.rpartition("-")[0] for task in tasks), "mean"])
+    axis.set_yticks(places, [*rows])
     axis.set(xlim=(-0.03, 1.03), ylim=(len(tasks) + 1.1, -0.6), xlabel="P(PrefPoE beats matched PPO)")
     axis.set_title(f"(b) All {len(tasks)} tasks", loc="left", fontsize="medium")
 
 
-def draw_verdict(evaluations: Frames) -> Figure:
+def draw_verdict(runs: Runs, tasks: list[str]) -> Figure:
     figure, axes = panels(2, width=WIDTH / 2, height=4.3)
-    draw_starts(axes[0], evaluations["HalfCheetah-v4"])
-    draw_beaten(axes[1], evaluations)
-    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower right", ncols=2, fontsize=9, frameon=False)
+    draw_starts(axes[0], runs)
+    draw_beaten(axes[1], runs, tasks)
+    add_legend(figure, axes[1:], ncols=2)
     return figure
 
 
-def make_figures(evaluations: Frames, curves: Frames) -> dict[str, Callable[[], Figure]]:
+def make_figures(runs: Runs, curves: Frames) -> dict[str, Callable[[], Figure]]:
     """For each figure that there are runs for, its name and how to draw it."""
-    curves = {task: acting(rows) for task, rows in curves.items()}
-    tasks = tasks_with(evaluations, "prefpoe")
-    chosen = {
-        "verdict": (draw_verdict, evaluations, [task for task in tasks if task == "HalfCheetah-v4"]),
-        "widths": (
-            draw_widths,
-            curves,
-            [task for task in ("HalfCheetah-v4", "Ant-v4", "Walker2d-v4") if task in tasks],
-        ),
-        "balance": (draw_balance, curves, [task for task in ("Hopper-v4", "Walker2d-v4") if task in tasks]),
-        "beta1": (draw_beta1, evaluations, tasks_with(evaluations, "prefpoe-beta1-1", "prefpoe-beta1-4")),
-        "sac": (draw_sac, curves, [task for task in curves if task.startswith("sac-")]),
+    every = [task for task in runs.tasks("prefpoe", easy=True) if task in runs.tasks(MATCHED, easy=True)]
+    width = {task: acting(curves[task]) for task in ("HalfCheetah-v4", "Ant-v4", "Walker2d-v4") if task in every}
+    balance = {task: curves[task] for task in ("Hopper-v4", "Walker2d-v4") if task in every}
+    guided = runs.tasks("prefpoe-beta1-1", "prefpoe-beta1-4")
+    sac = with_published(curves)
+    widths = [MATCHED, BONUS, NARROW_BONUS, "prefpoe"], "trace_acting", "tr Σ of the acting policy"
+    balances = [CLEANRL, MATCHED, "prefpoe"], "episodic_return", "training return"
+    sacs = ["sac", "prefpoe-sac", "prefpoe-sac-own", PUBLISHED], "episodic_return", "training return", 1e3
+    figures = {
+        "verdict": (every[:1] == ["HalfCheetah-v4"], partial(draw_verdict, runs, every)),
+        "widths": (width, partial(draw_curves, width, *widths)),
+        "beta1": (guided, partial(draw_beta1, runs, guided)),
+        "balance": (balance, partial(draw_curves, balance, *balances)),
+        "sac": (sac, partial(draw_curves, sac, *sacs)),
     }
-    figures = {}
-    for name, (draw, frames, shown) in chosen.items():
-        if name == "verdict" and shown:
-            figures[name] = partial(draw, frames)
-        elif shown:
-            figures[name] = partial(draw, {task: frames[task] for task in shown})
-    return figures
+    return {name: draw for name, (shown, draw) in figures.items() if shown}

@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 import tyro
 from figures import make_figures
-from tables import MEASURES, Frames, make_tables
+from tables import MEASURES, Frames, make_tables, runs_of
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ["variant", "seed"]
@@ -154,14 +154,6 @@ def script_and_flags(folder: Path, config: dict) -> str:
     return shlex.join([script, *(word for words in sorted(kept) for word in words)])
 
 
-def commits(folder: Path, commit: str) -> str:
-    """The commits that the run's sweep wrote down in <run>.commit, or else that commit."""
-    path = folder.with_name(f"{folder.name}.commit")
-    if not path.exists() and not commit:
-        fail(f"{path} is missing: name the commit that the run was made at with --commit")
-    return " ".join(path.read_text(encoding="utf-8").split()) if path.exists() else commit
-
-
 def rows_of_run(folder: Path, commit: str) -> tuple[str, pd.DataFrame, pd.DataFrame] | None:
     """A finished run's task, row of evaluations and rows of curves; None where its name is no sweep's."""
     config = read_config(folder)
@@ -183,8 +175,13 @@ def rows_of_run(folder: Path, commit: str) -> tuple[str, pd.DataFrame, pd.DataFr
             "SPS": short(metrics["SPS"].median()),
             "returns": ";".join(repr(float(x)) for x in evaluation["returns"]),
         }
+    path = folder.with_name(f"{folder.name}.commit")  # by its sweep
+    if path.exists():
+        commit = " ".join(path.read_text(encoding="utf-8").split())
+    if not commit:
+        fail(f"{path} is missing: name the commit that the run was made at with --commit")
     row |= {name: config.get("versions", {}).get(name, "") for name in VERSIONS}
-    row |= {"commit": commits(folder, commit), "args": script_and_flags(folder, config)}
+    row |= {"commit": commit, "args": script_and_flags(folder, config)}
     means = thinned(metrics, math.ceil(len(metrics) / 50)).reindex(columns=["global_step", *AVERAGED])
     curve = means.map(short).assign(**run, global_step=means["global_step"].map("{:.0f}".format))
     return task, pd.DataFrame([row])[COLUMNS["evaluations"]], curve[COLUMNS["curves"]]
@@ -227,8 +224,8 @@ def take_in(folders: tuple[Path, ...], results: Path, commit: str) -> None:
         elif not (run := rows_of_run(folder, commit)):
             skipped["not <task>__<variant>__<seed>"] += 1
         else:
-            task, evaluation, curve = run
-            found.setdefault(task, {})[tuple(evaluation[RUN].iloc[0])] = evaluation, curve
+            task, *rows = run
+            found.setdefault(task, {})[tuple(rows[0][RUN].iloc[0])] = rows
     if any(skipped.values()):
         print("skipped: " + ", ".join(f"{count} {kind}" for kind, count in skipped.items()), file=sys.stderr)
     if folders and not found:
@@ -244,17 +241,14 @@ def take_in(folders: tuple[Path, ...], results: Path, commit: str) -> None:
                 for run in changed[changed.duplicated(RUN)][RUN].to_numpy():
                     print(f"replaced rows that were there: {'__'.join((task, *run))}", file=sys.stderr)
             old[kind][task] = pd.concat([rows[~same], new])
-        check_args(task, old["evaluations"][task])
+        known = old["evaluations"][task].query("args != ''")  # those of old rows may be unknown
+        for variant, args in known.groupby("variant")["args"]:
+            if args.nunique() > 1:
+                runs_of_both = " and of ".join(args.unique())
+                fail(f"{variant} on {task} would have runs of {runs_of_both}: name one of them otherwise")
     for task in found:
         for kind in COLUMNS:
             write_rows(results, task, kind, old[kind][task])
-
-
-def check_args(task: str, rows: pd.DataFrame) -> None:
-    """Fail where runs of one variant have other scripts or flags; those of old rows may be unknown."""
-    for variant, args in rows[rows["args"] != ""].groupby("variant")["args"]:
-        if args.nunique() > 1:
-            fail(f"{variant} on {task} would have runs of {' and of '.join(args.unique())}: name one of them otherwise")
 
 
 # Pages
@@ -282,12 +276,13 @@ def main(args: Args) -> None:
         fail(f"{args.results} holds no results yet: give run folders, such as runs/*")
     if evaluations.keys() != curves.keys():
         fail(f"{args.results}: every task needs both files; {', '.join(evaluations.keys() ^ curves.keys())} has one")
-    tables = make_tables(evaluations, curves)
+    runs = runs_of(evaluations, curves)
+    tables = make_tables(runs)
     filled = {path: fill_in(path, tables) for path in PAGES if args.update_readme}
     filled[args.results / "tables.md"] = fill_in(RESULTS / "tables.md", tables)
     for path, text in filled.items():
         path.write_text(text, encoding="utf-8")
-    figures = make_figures(evaluations, curves) if args.figures else {}
+    figures = make_figures(runs, curves) if args.figures else {}
     for name, draw in figures.items():
         draw().savefig(args.results / f"{name}.png", metadata={"Software": None})
 

@@ -75,15 +75,3 @@ def detectable(x: np.ndarray, y: np.ndarray) -> float:
 def scores(rows: pd.DataFrame, variant: str, measure: str) -> np.ndarray:
     """That measure of each of the variant's runs: (runs,)."""
     return rows.loc[rows["variant"] == variant, measure].dropna().to_numpy()
-
-
-def over_training(curves: pd.DataFrame, variant: str, column: str, after: float = 0) -> np.ndarray:
-    """That column's mean over training after that share of it, of each of the variant's runs: (runs,)."""
-    step = curves["global_step"]
-    rows = curves[(curves["variant"] == variant) & (step > after * step.max())]
-    return rows.groupby("seed", sort=False)[column].mean().dropna().to_numpy()
-
-
-def late(curves: pd.DataFrame, variant: str, column: str) -> np.ndarray:
-    """That column's mean over the last tenth of training, of each of the variant's runs: (runs,)."""
-    return over_training(curves, variant, column, 0.9)

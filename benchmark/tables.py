@@ -4,16 +4,13 @@ runs is left out, or is a dash. A variant's script and flags are the sweeps', an
 import math
 import re
 from collections.abc import Callable, Iterable
-from functools import partial
 from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
 import statistics_of_runs as statistics
 from scipy.stats import binomtest
-from statistics_of_runs import bootstrap, effect, improvement, iqm, late, over_training, scores
-
-# Variants
+from statistics_of_runs import bootstrap, effect, improvement, iqm
 
 CLEANRL = "ppo-cleanrl"
 MATCHED = "ppo-matched"  # all of PrefPoE but the preference
@@ -31,6 +28,8 @@ NAMES = {
     "ppo-cleanrl-exact": "CleanRL's PPO with its own statistics",
     "ppo": "PPO with bootstrapping",
     WIDE: "matched PPO, wide start",
+    "ppo-squash": "PPO with bootstrapping, tanh means",
+    "ppo-shared": "PPO with bootstrapping, shared backbone",
     NARROW: "matched PPO, PrefPoE's start",
     NARROW_BONUS: "matched PPO, PrefPoE's start and bonus",
     BONUS: "matched PPO with the bonus",
@@ -47,22 +46,36 @@ NAMES = {
     "prefpoe-sac": "PrefPoE on SAC, replayed actions",
     "prefpoe-sac-own": "PrefPoE on SAC, own actions",
 }
-PARTS = {  # of the names of other variants
-    "logstd": "σ = {}",
-    "squash": "tanh means",
-    "shared": "shared backbone",
-    "ent-coef": "bonus {}",
-    "noise": "noise {}",
-    "alpha": "α = {}",
-    "beta1": "β₁ = {}",
-    "w-pref": "w_pref = {}",
-    "w-cons": "w_cons = {}",
-    "lambda-pref": "λ = {}",
+STARTS = {  # of the variants on HalfCheetah that the first figure shows, by their sigma
+    "starts wide, σ = 1": {CLEANRL: "CleanRL's PPO", WIDE: "PPO, PrefPoE's network", WIDE_PREFPOE: "PrefPoE"},
+    "starts narrow": {
+        MATCHED: "matched PPO (σ = 0.37)",
+        NARROW: "… from σ = 0.26",
+        NARROW_BONUS: "… and an entropy bonus",
+        "prefpoe": "PrefPoE (σ = 0.26)",
+        "prefpoe-beta1-0": "… without advantages",
+    },
 }
-PART = re.compile(rf"-({'|'.join(PARTS)})(?:-(-?\d[\d.]*))?")
 BETA1 = {0: "prefpoe-beta1-0", 0.1: "prefpoe-beta1-0.1", 0.2: "prefpoe", 0.4: "prefpoe-beta1-0.4"}
 BETA1 |= {value: f"prefpoe-beta1-{value}" for value in (1, 2, 4)}
+NOISES = [f"prefpoe-noise-{std}" for std in ("0.5", "1", "2", "4")]
 ONE_CHANGED = re.compile(r"(prefpoe|ppo-matched|ppo)-(alpha|w-pref|w-cons|lambda-pref|ent-coef|logstd)-(-?[\d.]+)")
+RESTING = re.compile(r"prefpoe(-anneal|-(logstd|noise|alpha|beta1|w-pref|w-cons|lambda-pref)-[\d.]+)*")
+PAIRS = [
+    *(("prefpoe", other) for other in (CLEANRL, MATCHED, NARROW, NARROW_BONUS, BONUS, FALLING, "prefpoe-beta1-0")),
+    *(("prefpoe-anneal", other) for other in (MATCHED, NARROW, BONUS, FALLING)),
+    *((bonus, MATCHED) for bonus in (BONUS, FALLING)),
+    *((WIDE_PREFPOE, other) for other in (WIDE, CLEANRL)),
+]
+AGAINST = {  # a table's name: what its tasks begin with, the variant that the others are compared with, and these
+    "length": ("long-", MATCHED, [CLEANRL, BONUS, FALLING, "prefpoe", "prefpoe-anneal"]),
+    "network": ("", "ppo", ["ppo-squash", "ppo-shared", WIDE]),
+    "fusion": ("", "prefpoe", ["prefpoe-linear", "prefpoe-none"]),
+    "schedules": ("", "prefpoe", ["prefpoe-lambda-falling", "prefpoe-lambda-rising", "prefpoe-lambda-guided"]),
+    "modes": ("", "prefpoe", ["prefpoe-modes-4"]),
+    "sac": ("sac-", "sac", ["prefpoe-sac", "prefpoe-sac-own"]),
+    "advantages": ("", "prefpoe", [*NOISES, "prefpoe-beta1-0"]),
+}
 INGREDIENTS = {
     "logstd": "narrow start, σ = 0.37",
     "bootstrap": "time limits bootstrapped",
@@ -75,59 +88,23 @@ for base, first in {CLEANRL: (), "ppo": ("bootstrap",)}.items():
         for others in combinations(("logstd", "squash", "shared"), size):
             ATTRIBUTION[frozenset(first + others)] = "-".join((base, *others))
 ATTRIBUTION[frozenset(INGREDIENTS)] = MATCHED
-PAIRS = [
-    *(("prefpoe", other) for other in (CLEANRL, MATCHED, NARROW, NARROW_BONUS, BONUS, FALLING, "prefpoe-beta1-0")),
-    *(("prefpoe-anneal", other) for other in (MATCHED, NARROW, BONUS, FALLING)),
-    *((bonus, MATCHED) for bonus in (BONUS, FALLING)),
-    *((WIDE_PREFPOE, other) for other in (WIDE, CLEANRL)),
-]
-AT_THE_END = {  # a column of acting curves -> its name and form
-    "trace_acting": ("tr Σ at the end", "{:.2f}"),
-    "ratio": ("tr Σ_f / tr Σ_p", "{:.2f}"),
-    "guidance": ("corr(A_norm, log π_p)", "{:.3f}"),
-}
-SCHEDULES = [f"prefpoe-lambda-{kind}" for kind in ("falling", "rising", "guided")]
-NOISES = [f"prefpoe-noise-{std}" for std in ("0.5", "1", "2", "4")]
-AGAINST = {  # a table's name: what its tasks begin with, the variant that the others are compared with, and these
-    "length": ("long-", MATCHED, [CLEANRL, BONUS, FALLING, "prefpoe", "prefpoe-anneal"]),
-    "network": ("", "ppo", ["ppo-squash", "ppo-shared", WIDE]),
-    "fusion": ("", "prefpoe", ["prefpoe-linear", "prefpoe-none"]),
-    "schedules": ("", "prefpoe", SCHEDULES),
-    "modes": ("", "prefpoe", ["prefpoe-modes-4"]),
-    "sac": ("sac-", "sac", ["prefpoe-sac", "prefpoe-sac-own"]),
-    "advantages": ("", "prefpoe", [*NOISES, "prefpoe-beta1-0"]),
-}
-
-
-def in_words(variant: str) -> str:
-    """What tables call it; a variant of no sweep keeps its name."""
-    if variant in NAMES:
-        return NAMES[variant]
-    base = max((name for name in NAMES if variant.startswith(f"{name}-")), key=len, default=variant)
-    words = [NAMES.get(base, base)]
-    for part, value in PART.findall(variant.removeprefix(base)):
-        if part == "logstd":
-            value = f"{math.exp(float(value or -1)):.2f}"
-        words.append(PARTS[part].format(value.replace("-", "−")))
-    return variant if PART.sub("", variant.removeprefix(base)) else ", ".join(words)
-
-
-def ordered(variants: Iterable[str]) -> list[str]:
-    """In the order of NAMES, and then of the alphabet."""
-    order = [*NAMES]
-    return sorted({*variants}, key=lambda name: (order.index(name) if name in order else len(order), name))
-
-
-def ratio_at_rest(variant: str) -> float:
-    """1 - alpha w_pref / w_cons, which is sigma_f^2 / sigma_p^2 where the preference of Gaussian experts comes to rest."""
-    weights = {"alpha": "0.2", "w-pref": "0.05", "w-cons": "0.1"} | dict(PART.findall(variant))
-    return 1 - float(weights["alpha"]) * float(weights["w-pref"]) / float(weights["w-cons"])
-
-
-# Tasks
 
 Frames = dict[str, pd.DataFrame]  # by task
-MEASURES = {"evaluation": "evaluation", "training_return": "training return"}  # column of the rows -> its name
+MEASURES = {"evaluation": "evaluation", "training_return": "training return"}  # a quantity of a run -> its name
+COLUMNS = MEASURES | {
+    "whole": "return over all of training",
+    "mean ± std": "training return, mean ± std",
+    "trace_acting": "tr Σ at the end",
+    "ratio": "tr Σ_f / tr Σ_p",
+    "resting": "1 − α w_pref / w_cons",
+    "guidance": "corr(A_norm, log π_p)",
+    "solving": "runs that solve it",
+    "first_success": "steps to the first success",
+    "succeeding": "runs that had one",
+    "args": "script and flags",
+    "seeds": "seeds",
+}
+FORMS = {"trace_acting": "{:.2f}", "ratio": "{:.2f}", "guidance": "{:.3f}"}  # the others' is {:,.0f}
 PAPER = {  # what the paper reports
     "HalfCheetah-v4": "1,276 → 5,375 (+321 %)",
     "Ant-v4": "+69 %",
@@ -139,36 +116,61 @@ SOLVED = {"MountainCarContinuous-v0": 90, "MountainCar-v0": -110, "Acrobot-v1": 
 DISCRETE = ("LunarLander-v3", "MountainCar-v0", "Acrobot-v1", *EASY)
 
 
+def in_words(variant: str) -> str:
+    """Its name, or that of its base and the flags that differ."""
+    base = next((base for base in ("prefpoe", MATCHED, CLEANRL, "ppo") if variant.startswith(f"{base}-")), "")
+    if variant in NAMES or not base:
+        return NAMES.get(variant, variant)
+    flags = re.sub(r"-(-?\d[\d.]*)-?", r" = \1, ", variant.removeprefix(f"{base}-")).strip(", ")
+    return f"{NAMES[base]}, {flags}".replace("= -", "= −")
+
+
 def task_and_length(name: str) -> tuple[str, str]:
     """The task without prefix, and the length if it is another than 1M."""
     task, _, length = re.fullmatch(r"(?:long-|sac-|sparse-)?(.*?)(-(\d+)-steps)?", name).groups()
     return task, f", {int(length):,} steps" if length else ""
 
 
-def continuous(name: str) -> bool:
-    """Whether its actions are, so that experts are Gaussians."""
-    return task_and_length(name)[0] not in DISCRETE
+class Runs(dict):
+    """Samples (runs,) by task, variant and quantity; empty if there are none."""
 
+    def __missing__(self, key: tuple[str, str, str]) -> np.ndarray:
+        return np.empty(0)
 
-def tasks_with(evaluations: Frames, *variants: str, prefix: str = "") -> list[str]:
-    """Those with one of the variants; without a prefix those of 1M steps, the paper's first and the easy ones last."""
-    found = [task for task, rows in evaluations.items() if rows["variant"].isin(variants).any()]
-    if prefix:
-        return [task for task in found if task.startswith(prefix)]
-    found = [task for task in found if re.fullmatch(r"\w+-v\d+", task)]
-    order = [*PAPER, *sorted({*found}.difference(PAPER, EASY)), *EASY]
-    return [task for task in order if task in found]
+    def tasks(self, *variants: str, prefix: str = "", easy: bool = False) -> list[str]:
+        """Those with one of the variants; without a prefix those of 1M steps, the paper's first and the easy ones last."""
+        found = {task for task, variant, _ in self if variant in variants}
+        if prefix:
+            return sorted(task for task in found if task.startswith(prefix))
+        found = {task for task in found if re.fullmatch(r"\w+-v\d+", task)}
+        order = [*PAPER, *sorted(found.difference(PAPER, EASY)), *(EASY if easy else ())]
+        return [task for task in order if task in found]
 
-
-def hard_tasks(evaluations: Frames, *variants: str) -> list[str]:
-    return [task for task in tasks_with(evaluations, *variants) if task not in EASY]
+    def variants(self, task: str = "") -> list[str]:
+        """Of one task or of all: in the order of NAMES, and then of the alphabet."""
+        found = {variant for name, variant, _ in self if task in ("", name)}
+        return [*(variant for variant in NAMES if variant in found), *sorted(found.difference(NAMES))]
 
 
 def acting(curves: pd.DataFrame) -> pd.DataFrame:
-    """Curves with tr Sigma of the policy that acts, the fused one, or the main one if there is no other; and its ratio to
-    the preference's."""
-    trace = curves["trace_fused"].fillna(curves["trace_main"])
-    return curves.assign(trace_acting=trace, ratio=curves["trace_fused"] / curves["trace_pref"])
+    """Curves with tr Sigma of the policy that acts, the fused one, or the main one if there is no other."""
+    return curves.assign(trace_acting=curves["trace_fused"].fillna(curves["trace_main"]))
+
+
+def runs_of(evaluations: Frames, curves: Frames) -> Runs:
+    """What there is of each run: its row, means of its curves over the last tenth of training, and QUANTITIES."""
+    runs, run = Runs(), ["variant", "seed"]
+    for task, rows in evaluations.items():
+        curve = acting(curves[task]).set_index(run)
+        last = curve[curve["global_step"] > 0.9 * curve["global_step"].max()].groupby(run).mean()
+        solved = curve["episodic_return"] >= SOLVED.get(task_and_length(task)[0], math.inf)
+        last["ratio"] = last["trace_fused"] / last["trace_pref"]
+        last["whole"] = curve.groupby(run)["episodic_return"].mean()
+        last["first_success"] = curve[solved].groupby(run)["global_step"].min()
+        joined = rows.set_index(run).join(last.drop(columns="global_step"))
+        for variant, of_variant in joined.groupby("variant"):
+            runs |= {(task, variant, quantity): x.dropna().to_numpy() for quantity, x in of_variant.items()}
+    return runs
 
 
 # Cells
@@ -181,7 +183,7 @@ def with_interval(form: str, statistic: Callable, *samples: np.ndarray) -> str:
     numbers = [statistic(*samples)]
     if min(map(len, samples)) > 1:
         numbers += bootstrap(statistic, *samples)
-    texts = [re.sub(r"^-(?=[0.]+( %)?$)", "", form.format(x)).replace("-", "−") for x in numbers]  # no −0
+    texts = [re.sub(r"^[-+](?=[0.]+( %)?$)", "", form.format(x)).replace("-", "−") for x in numbers]  # no −0
     return texts[0] if len(texts) == 1 else f"{texts[0]} [{texts[1]}, {texts[2]}]"
 
 
@@ -192,94 +194,63 @@ def marked(text: str, x: np.ndarray, base: np.ndarray) -> str:
     return f"**{text}**" if statistics.apart(x, base) else f"{text} †"
 
 
-def return_of(rows: pd.DataFrame, variant: str, measure: str, base: str = "") -> str:
-    """Marked if it differs from that of the base."""
-    form = "{:,.0f}" if rows["evaluation"].abs().max() > 1 else "{:.2f}"  # FrozenLake's are at most 1
-    x = scores(rows, variant, measure)
-    return marked(with_interval(form, iqm, x), x, scores(rows, base, measure))
+def cell(runs: Runs, task: str, variant: str, column: str, base: str = "") -> str:
+    """A column's text; an IQM is marked if it differs from that of the base."""
+    x = runs[task, variant, column]
+    evaluations, returns = (runs[task, variant, measure] for measure in MEASURES)
+    if column == "seeds":
+        return str(len(evaluations))
+    if column == "args":
+        return max(x)  # of old rows some are unknown
+    if column == "mean ± std":
+        return f"{returns.mean():,.0f} ± {returns.std():,.0f}"
+    if column == "resting":
+        return ratio_at_rest(variant) if variant.startswith("prefpoe") else "–"
+    if column == "solving":
+        test = binomtest(int((evaluations >= SOLVED[task_and_length(task)[0]]).sum()), len(evaluations))
+        shares = [100 * share for share in (test.statistic, *test.proportion_ci(method="wilson"))]
+        return "{:.0f} % [{:.0f} %, {:.0f} %]".format(*shares)
+    if column == "succeeding":
+        return f"{len(runs[task, variant, 'first_success'])} of {len(evaluations)}"
+    form = "{:.2f}" if task == "FrozenLake-v1" else FORMS.get(column, "{:,.0f}")
+    return marked(with_interval(form, iqm, x), x, runs[task, base, column])
 
 
-def difference(rows: pd.DataFrame, variant: str, base: str, measure: str) -> str:
-    x, y = scores(rows, variant, measure), scores(rows, base, measure)
+def ratio_at_rest(variant: str) -> str:
+    """1 - alpha w_pref / w_cons, the variance of Gaussian experts' product at rest, in shares of the preference's."""
+    weights = {"alpha": "0.2", "w-pref": "0.05", "w-cons": "0.1"}
+    weights |= dict(re.findall(r"-(alpha|w-pref|w-cons)-([\d.]+)", variant))
+    ratio = 1 - float(weights["alpha"]) * float(weights["w-pref"]) / float(weights["w-cons"])
+    return f"{ratio:.2f}" if ratio > 0 else "none"
+
+
+def difference(runs: Runs, task: str, variant: str, base: str, quantity: str) -> str:
+    x, y = runs[task, variant, quantity], runs[task, base, quantity]
     return "–" if variant == base else marked(with_interval("{:+,.0f}", effect, x, y), x, y)
 
 
-def seeds(rows: pd.DataFrame, *variants: str) -> str:
-    """The fewest and the most of these variants, of those that there are."""
-    counts = rows.loc[rows["variant"].isin(variants), "variant"].value_counts()
-    return "–".join(str(count) for count in sorted({counts.min(), counts.max()}))
+def seeds(runs: Runs, task: str, *variants: str) -> str:
+    """The fewest and the most runs of these variants, of those that there are."""
+    counts = {len(runs[task, variant, "evaluation"]) for variant in variants} - {0}
+    return "–".join(str(count) for count in sorted({min(counts), max(counts)}))
 
 
-def pairs_of_samples(evaluations: Frames, variant: str, base: str, measure: str, tasks: Iterable[str]) -> list:
+def pairs_of(runs: Runs, variant: str, base: str, quantity: str, tasks: Iterable[str]) -> list[np.ndarray]:
     """Both variants' runs of each of those tasks that have several of both, one after the other."""
     samples = []
     for task in sorted(tasks):
-        pair = [scores(evaluations[task], name, measure) for name in (variant, base)]
-        all_alike = task == "FrozenLake-v1" and measure == "evaluation"  # on its ten fixed starts
+        pair = [runs[task, name, quantity] for name in (variant, base)]
+        all_alike = task == "FrozenLake-v1" and quantity == "evaluation"  # on its ten fixed starts
         if min(map(len, pair)) > 1 and not all_alike:
             samples += pair
     return samples
 
 
-def probability(evaluations: Frames, variant: str, base: str, measure: str, tasks: Iterable[str]) -> str:
+def probability(runs: Runs, variant: str, base: str, quantity: str, tasks: Iterable[str]) -> str:
     """P(a run of the variant beats one of the base), averaged over those tasks."""
-    samples = pairs_of_samples(evaluations, variant, base, measure, tasks)
+    samples = pairs_of(runs, variant, base, quantity, tasks)
     text = with_interval("{:.2f}", improvement, *samples)
     return f"{text}, {len(samples) // 2} tasks" if len(samples) > 2 else text
-
-
-# Cells of a row, by column: each function takes a task, its rows and curves, and a variant
-
-
-def both_returns(task: str, rows: pd.DataFrame, curves: pd.DataFrame, variant: str, base: str = "") -> dict[str, str]:
-    return {name: return_of(rows, variant, measure, base) for measure, name in MEASURES.items()}
-
-
-def less(task: str, rows: pd.DataFrame, curves: pd.DataFrame, variant: str, base: str = "") -> dict[str, str]:
-    """Without a base, what differs in one coefficient from the variant."""
-    name = in_words(base) if base else "the default"
-    base = base or ONE_CHANGED.match(variant)[1]
-    return {f"{text}, less {name}": difference(rows, variant, base, measure) for measure, text in MEASURES.items()}
-
-
-def mean_and_std(task: str, rows: pd.DataFrame, curves: pd.DataFrame, variant: str) -> dict[str, str]:
-    x = scores(rows, variant, "training_return")
-    return {"training return, mean ± std": f"{x.mean():,.0f} ± {x.std():,.0f}"}
-
-
-def at_the_end(task: str, rows: pd.DataFrame, curves: pd.DataFrame, variant: str, column: str) -> dict[str, str]:
-    name, form = AT_THE_END[column]
-    return {name: with_interval(form, iqm, late(acting(curves), variant, column))}
-
-
-def predicted(task: str, rows: pd.DataFrame, curves: pd.DataFrame, variant: str) -> dict[str, str]:
-    ratio = "–" if variant.startswith("ppo") else f"{ratio_at_rest(variant):.2f}"
-    return {"1 − α w_pref / w_cons": ratio if ratio[0] != "-" else "none"}
-
-
-def beaten(task: str, rows: pd.DataFrame, curves: pd.DataFrame, variant: str) -> dict[str, str]:
-    cells = {}
-    for measure, name in MEASURES.items():
-        text = "–" if variant == "prefpoe" else probability({task: rows}, "prefpoe", variant, measure, [task])
-        cells[f"P(PrefPoE better), {name}"] = text
-    return cells
-
-
-def solved(task: str, rows: pd.DataFrame, curves: pd.DataFrame, variant: str) -> dict[str, str]:
-    """How many runs solve the task, and when training episodes first do, in those runs."""
-    goal = SOLVED[task_and_length(task)[0]]
-    x = scores(rows, variant, "evaluation")
-    test = binomtest(int((x >= goal).sum()), len(x))
-    shares = [100 * share for share in (test.statistic, *test.proportion_ci(method="wilson"))]
-    found = curves[(curves["variant"] == variant) & (curves["episodic_return"] >= goal)]
-    first = found.groupby("seed")["global_step"].min().to_numpy()
-    cells = {"runs that solve it": "{:.0f} % [{:.0f} %, {:.0f} %]".format(*shares)}
-    cells["steps to the first success"] = with_interval("{:,.0f}", iqm, first)
-    return cells | {"in so many runs": f"{len(first)} of {len(x)}"}
-
-
-def script_and_flags(task: str, rows: pd.DataFrame, curves: pd.DataFrame, variant: str) -> dict[str, str]:
-    return {"script and flags": rows.loc[rows["variant"] == variant, "args"].max()}  # of old rows some are unknown
 
 
 # Tables
@@ -293,145 +264,148 @@ def table(rows: list[dict[str, object]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
-def table_of(evaluations: Frames, curves: Frames, chosen: Iterable[tuple[str, str]], *columns: Callable) -> str:
-    """A row for each task and variant of which there are runs."""
-    lines = []
+def rows_of(runs: Runs, chosen: Iterable[tuple[str, str]], *columns: str, base: str = "") -> list[dict]:
+    """A row for each of these tasks and variants that there are."""
+    rows = []
     for task, variant in chosen:
-        rows = evaluations[task]
-        if (rows["variant"] == variant).any():
-            line = {"task": "".join(task_and_length(task)), "variant": in_words(variant)}
-            for cells in columns:
-                line |= cells(task, rows, curves[task], variant)
-            lines.append(line | {"seeds": seeds(rows, variant)})
-    return table(lines)
+        if len(runs[task, variant, "evaluation"]):
+            row = {"task": "".join(task_and_length(task)), "variant": in_words(variant)}
+            row |= {COLUMNS[column]: cell(runs, task, variant, column, base) for column in columns}
+            rows.append(row)
+    return rows
 
 
-def returns(evaluations: Frames, variants: list[str], base: str = "", **columns: Callable) -> str:
-    """Two rows a task, one a measure, and a column a variant; then the others, of task, rows and measure."""
-    lines = []
-    for task, (measure, name) in product(hard_tasks(evaluations, *variants), MEASURES.items()):
-        rows = evaluations[task]
-        line = {"task": task, "return": name}
-        line |= {NAMES[variant]: return_of(rows, variant, measure, base) for variant in variants}
-        line |= {column: cell(task, rows, measure) for column, cell in columns.items()}
-        lines.append(line | {"seeds": seeds(rows, *variants)})
-    return table(lines)
+def compared(runs: Runs, chosen: Iterable[tuple[str, str]], base: str, *quantities: str) -> list[dict]:
+    """Such rows, with the differences from the base, or from the variant with the default of the one coefficient."""
+    chosen = [(task, variant) for task, variant in chosen if len(runs[task, variant, "evaluation"])]
+    rows = rows_of(runs, chosen, *quantities, "trace_acting")
+    for row, (task, variant) in zip(rows, chosen, strict=True):
+        default = base or ONE_CHANGED.match(variant)[1]
+        name = in_words(base) if base else "the default"
+        for quantity in quantities:
+            row[f"{COLUMNS[quantity]}, less {name}"] = difference(runs, task, variant, default, quantity)
+        row["seeds"] = cell(runs, task, variant, "seeds")
+    return rows
 
 
-def the_paper(task: str, rows: pd.DataFrame, measure: str) -> str:
-    return PAPER.get(task, "–") if measure == "evaluation" else ""
+def returns(runs: Runs, *variants: str, readme: bool) -> list[dict]:
+    """Two rows a task, one a measure: README.md's beside the paper's figures, or with marks and a difference."""
+    rows = []
+    for task, (quantity, name) in product(runs.tasks(*variants), MEASURES.items()):
+        base = "" if readme else CLEANRL
+        row = {"task": task, "return": name}
+        row |= {in_words(variant): cell(runs, task, variant, quantity, base) for variant in variants}
+        if readme:
+            row["the paper"] = PAPER.get(task, "–") if quantity == "evaluation" else ""
+        else:
+            row["PrefPoE − matched PPO"] = difference(runs, task, "prefpoe", MATCHED, quantity)
+        rows.append(row | {"seeds": seeds(runs, task, *variants)})
+    return rows
 
 
-def prefpoe_less_matched(task: str, rows: pd.DataFrame, measure: str) -> str:
-    return difference(rows, "prefpoe", MATCHED, measure)
-
-
-def share(evaluations: Frames) -> str:
+def share(runs: Runs) -> list[dict]:
     """A row a task on which PrefPoE gains in evaluation."""
-    variants = ["prefpoe", MATCHED, CLEANRL]
-    lines = []
-    for task in hard_tasks(evaluations, "prefpoe"):
-        x, matched, base = (scores(evaluations[task], variant, "evaluation") for variant in variants)
+    rows = []
+    variants = ("prefpoe", MATCHED, CLEANRL)
+    for task in runs.tasks("prefpoe"):
+        x, matched, base = (runs[task, variant, "evaluation"] for variant in variants)
         if min(len(x), len(matched), len(base)) > 1 and statistics.differ(x, base) and effect(x, base) > 0:
-            line = {"task": task, "PrefPoE's gain over CleanRL's PPO": with_interval("{:+,.0f}", effect, x, base)}
-            line["in per cent"] = with_interval("{:+,.0f} %", statistics.gain, x, base)
-            line["the preference's share of it"] = with_interval("{:.2f}", statistics.share, x, matched, base)
-            lines.append(line | {"seeds": seeds(evaluations[task], *variants)})
-    return table(lines)
+            row = {"task": task, "PrefPoE's gain over CleanRL's PPO": with_interval("{:+,.0f}", effect, x, base)}
+            row["in per cent"] = with_interval("{:+,.0f} %", statistics.gain, x, base)
+            row["the preference's share of it"] = with_interval("{:.2f}", statistics.share, x, matched, base)
+            rows.append(row | {"seeds": seeds(runs, task, *variants)})
+    return rows
 
 
-def ingredients(evaluations: Frames) -> str:
+def ingredients(runs: Runs) -> list[dict]:
     """What each ingredient adds, averaged over the combinations of the others."""
-    lines = []
-    for part, ingredient in INGREDIENTS.items():
-        line = {"ingredient": ingredient}
-        for task, measure in product(tasks_with(evaluations, "ppo-logstd"), MEASURES):
-            samples = []
-            for others in [others for others in ATTRIBUTION if part not in others]:
-                samples.append(scores(evaluations[task], ATTRIBUTION[others | {part}], measure))
-                samples.append(scores(evaluations[task], ATTRIBUTION[others], measure))
-            line[f"{task}, {MEASURES[measure]}"] = with_interval("{:+,.0f}", effect, *samples)
-        lines.append(line)
-    return table(lines) if len(lines[0]) > 1 else ""
+    rows = []
+    tasks = runs.tasks("ppo-logstd")
+    for part, ingredient in INGREDIENTS.items() if tasks else ():
+        row = {"ingredient": ingredient}
+        for task, quantity in product(tasks, MEASURES):
+            without = [others for others in ATTRIBUTION if part not in others]
+            pairs = [(ATTRIBUTION[others | {part}], ATTRIBUTION[others]) for others in without]
+            samples = [runs[task, variant, quantity] for pair in pairs for variant in pair]
+            row[f"{task}, {MEASURES[quantity]}"] = with_interval("{:+,.0f}", effect, *samples)
+        rows.append(row)
+    return rows
 
 
-def whole(evaluations: Frames, curves: Frames) -> str:
-    """The return averaged over all of training, beside that of the last tenth."""
-    variants = ["prefpoe", MATCHED]
-    lines = []
-    for task in [task for task in hard_tasks(evaluations, MATCHED) if task in hard_tasks(evaluations, "prefpoe")]:
-        x, base = (over_training(curves[task], variant, "episodic_return") for variant in variants)
-        line = {"task": task, "PrefPoE": with_interval("{:,.0f}", iqm, x)}
-        line["matched PPO"] = with_interval("{:,.0f}", iqm, base)
-        line["difference"] = marked(with_interval("{:+,.0f}", effect, x, base), x, base)
-        line["difference in the last tenth"] = difference(evaluations[task], *variants, "training_return")
-        lines.append(line | {"seeds": seeds(evaluations[task], *variants)})
-    return table(lines)
+def bonus(runs: Runs) -> list[dict]:
+    """PrefPoE beside PPO that starts as narrow, without the bonus and with it; last over all of these tasks."""
+    tasks = runs.tasks(NARROW_BONUS)
+    chosen = [pair for pair in product(tasks, (NARROW, NARROW_BONUS, "prefpoe")) if len(runs[*pair, "evaluation"])]
+    rows = rows_of(runs, chosen, *MEASURES, "trace_acting", "seeds")
+    for variant in (NARROW, NARROW_BONUS) if rows else ():
+        chosen.append(("mean", variant))
+        rows.append(dict.fromkeys(rows[0], "") | {"task": "mean", "variant": in_words(variant)})
+    for row, (task, variant) in zip(rows, chosen, strict=True):
+        over = tasks if task == "mean" else [task]
+        for quantity, name in MEASURES.items():
+            text = "–" if variant == "prefpoe" else probability(runs, "prefpoe", variant, quantity, over)
+            row[f"P(PrefPoE better), {name}"] = text
+    return rows
 
 
-def improvements(evaluations: Frames) -> str:
+def improvements(runs: Runs) -> list[dict]:
     """P(X > Y), averaged over tasks."""
-    tasks = tasks_with(evaluations, "prefpoe")
-    groups = {"all tasks": tasks, "continuous actions": [task for task in tasks if continuous(task)]}
+    tasks = runs.tasks("prefpoe", easy=True)
+    groups = {"all tasks": tasks, "continuous actions": [task for task in tasks if task not in DISCRETE]}
     groups["balancing tasks"] = [task for task in tasks if task in BALANCING]
-    lines = []
-    for (variant, base), measure in product(PAIRS, MEASURES):
-        line = {"X": in_words(variant), "Y": in_words(base), "return": MEASURES[measure]}
-        line |= {name: probability(evaluations, variant, base, measure, group) for name, group in groups.items()}
-        if line["all tasks"] != "–":
-            lines.append(line)
-    return table(lines)
+    rows = []
+    for (variant, base), quantity in product(PAIRS, MEASURES):
+        row = {"X": in_words(variant), "Y": in_words(base), "return": MEASURES[quantity]}
+        row |= {name: probability(runs, variant, base, quantity, group) for name, group in groups.items()}
+        if row["all tasks"] != "–":
+            rows.append(row)
+    return rows
 
 
-def detectable(evaluations: Frames) -> str:
+def detectable(runs: Runs) -> list[dict]:
     """A row a pair that is undecided on a task."""
-    lines = []
-    for task, pair, measure in product(hard_tasks(evaluations, "prefpoe"), PAIRS, MEASURES):
-        x, y = (scores(evaluations[task], variant, measure) for variant in pair)
+    rows = []
+    for task, pair, quantity in product(runs.tasks("prefpoe"), PAIRS, MEASURES):
+        x, y = (runs[task, variant, quantity] for variant in pair)
         if min(len(x), len(y)) > 1 and not statistics.differ(x, y):
-            line = {"task": task, "pair": " − ".join(map(in_words, pair)), "return": MEASURES[measure]}
-            line["difference"] = difference(evaluations[task], *pair, measure)
-            line["smallest that would be seen"] = f"{statistics.detectable(x, y):,.0f}"
-            lines.append(line | {"seeds": seeds(evaluations[task], *pair)})
-    return table(lines)
+            row = {"task": task, "pair": " − ".join(map(in_words, pair)), "return": MEASURES[quantity]}
+            row["difference"] = difference(runs, task, *pair, quantity)
+            row["smallest that would be seen"] = f"{statistics.detectable(x, y):,.0f}"
+            rows.append(row | {"seeds": seeds(runs, task, *pair)})
+    return rows
 
 
-def make_tables(evaluations: Frames, curves: Frames) -> dict[str, str]:
-    """Every table by its name, empty if it has no runs yet; `tasks` are several, each with a heading."""
-    every = [(task, variant) for task, rows in evaluations.items() for variant in ordered(rows["variant"])]
-    usual = [(task, variant) for task, variant in every if task in tasks_with(evaluations, variant)]
-    rows_of = partial(table_of, evaluations, curves)
-    main = [CLEANRL, MATCHED, "prefpoe"]
+def make_tables(runs: Runs) -> dict[str, str]:
+    """Every table by its name, empty if it has no runs yet; `tasks` is one for each task, below its name."""
+    main = (CLEANRL, MATCHED, "prefpoe")
+    both = product(runs.tasks("prefpoe"), ("prefpoe", MATCHED))
+    sparse = product(runs.tasks(*runs.variants(), prefix="sparse-"), runs.variants())
+    cleanrl = product(runs.tasks(CLEANRL), (CLEANRL, "ppo-cleanrl-exact"))
+    changed = [variant for variant in runs.variants() if ONE_CHANGED.fullmatch(variant) and variant not in NAMES]
+    beta1 = product(runs.tasks(*{*BETA1.values()} - {"prefpoe"}), BETA1.values())
+    resting = [MATCHED, BONUS, FALLING, NARROW_BONUS, *filter(RESTING.fullmatch, runs.variants())]
+    continuous = [task for task in runs.tasks(*resting) if task not in DISCRETE]
     tables = {
-        "readme": returns(evaluations, [*main, "prefpoe-anneal"], **{"the paper": the_paper}),
-        "returns": returns(evaluations, main, CLEANRL, **{"PrefPoE − matched PPO": prefpoe_less_matched}),
-        "share": share(evaluations),
-        "ingredients": ingredients(evaluations),
-        "whole": whole(evaluations, curves),
-        "improvement": improvements(evaluations),
-        "detectable": detectable(evaluations),
+        "readme": returns(runs, *main, "prefpoe-anneal", readme=True),
+        "returns": returns(runs, *main, readme=False),
+        "share": share(runs),
+        "ingredients": ingredients(runs),
+        "bonus": bonus(runs),
+        "sparse": rows_of(runs, sparse, "solving", "first_success", "succeeding", *MEASURES),
+        "cleanrl": rows_of(runs, cleanrl, "mean ± std", *MEASURES, "seeds", base=CLEANRL),
+        "sensitivity": compared(runs, product(runs.tasks(*changed), changed), "", *MEASURES),
+        "beta1": rows_of(runs, beta1, *MEASURES, "trace_acting", "guidance", "seeds", base="prefpoe"),
+        "rest": rows_of(runs, product(continuous, resting), "resting", "ratio", "trace_acting", "seeds"),
+        "whole": compared(runs, both, MATCHED, "whole", "training_return"),
+        "improvement": improvements(runs),
+        "detectable": detectable(runs),
     }
-    width = partial(at_the_end, column="trace_acting")
-    chosen = product(tasks_with(evaluations, NARROW_BONUS), (NARROW, NARROW_BONUS, "prefpoe"))
-    tables["bonus"] = rows_of(chosen, both_returns, width, beaten)
-    chosen = [(task, variant) for task, variant in every if task.startswith("sparse-")]
-    tables["sparse"] = rows_of(chosen, solved, both_returns)
-    chosen = product(hard_tasks(evaluations, CLEANRL), (CLEANRL, "ppo-cleanrl-exact"))
-    tables["cleanrl"] = rows_of(chosen, mean_and_std, both_returns, partial(less, base=CLEANRL))
     for name, (prefix, base, others) in AGAINST.items():
-        chosen = product(tasks_with(evaluations, *others, prefix=prefix), (base, *others))
-        tables[name] = rows_of(chosen, both_returns, partial(less, base=base), width)
-    chosen = [(task, variant) for task, variant in usual if ONE_CHANGED.fullmatch(variant) and variant not in NAMES]
-    tables["sensitivity"] = rows_of(chosen, both_returns, less, width)
-    chosen = product(tasks_with(evaluations, *{*BETA1.values()} - {"prefpoe"}), BETA1.values())
-    guidance = partial(at_the_end, column="guidance")
-    tables["beta1"] = rows_of(chosen, partial(both_returns, base="prefpoe"), width, guidance)
-    settled = [variant for _, variant in usual if PART.sub("", variant) in ("prefpoe", "prefpoe-anneal")]
-    settled = [MATCHED, BONUS, FALLING, NARROW_BONUS, *ordered(settled)]
-    chosen = product(filter(continuous, tasks_with(evaluations, *settled)), settled)
-    tables["rest"] = rows_of(chosen, predicted, partial(at_the_end, column="ratio"), width)
-    tables["tasks"] = ""
-    for task, rows in evaluations.items():
-        text = rows_of(product([task], ordered(rows["variant"])), both_returns, script_and_flags)
-        tables["tasks"] += f"### {task}\n\n{text}\n\n"
-    return tables
+        chosen = product(runs.tasks(*others, prefix=prefix), (base, *others))
+        tables[name] = compared(runs, chosen, base, *MEASURES)
+    texts = {name: table(rows) for name, rows in tables.items()}
+    of_tasks = []
+    for task in dict.fromkeys(task for task, _, _ in runs):
+        rows = rows_of(runs, product([task], runs.variants(task)), *MEASURES, "seeds", "args")
+        of_tasks.append(f"### {task}\n\n{table(rows)}")
+    return texts | {"tasks": "\n\n".join(of_tasks)}

@@ -201,12 +201,12 @@ WITH_INTERVAL = re.compile(rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\]")
 FILLED_IN = re.compile("<!-- report: .*?<!-- /report -->", flags=re.DOTALL)  # which tests/test_report.py looks at
 RESULTS = ROOT / "benchmark" / "results"
 EVALUATIONS, CURVES = (report.read_results(RESULTS, kind) for kind in ("evaluations", "curves"))
+RUNS = tables.runs_of(EVALUATIONS, CURVES)
 SAC = CURVES["sac-HalfCheetah-v4-300000-steps"].query("variant == 'sac'")
 DIVERGING = CURVES["sac-HalfCheetah-v4-12000-steps"]
 CHEETAH, ANT, LANDER, HUMANOID = "HalfCheetah-v4", "Ant-v4", "LunarLander-v3", "Humanoid-v4"
-UPRIGHT = {"Hopper-v4", "Walker2d-v4", "BipedalWalker-v3"}
-GROUPS = {CHEETAH, ANT}, {CHEETAH, ANT, LANDER}, UPRIGHT, UPRIGHT | {HUMANOID}, UPRIGHT | {HUMANOID, CHEETAH, ANT}
-ARMS = "ppo-cleanrl", tables.MATCHED, tables.NARROW, tables.NARROW_BONUS, *tables.COMPARED[2:]
+GROUPS = {CHEETAH, ANT}, {CHEETAH, ANT, LANDER}, {*tables.BALANCING} - {HUMANOID}, {*tables.BALANCING}
+ARMS = dict.fromkeys(variant for pair in tables.PAIRS for variant in pair)
 
 
 def prose(name):
@@ -224,19 +224,24 @@ def stated(text):
 
 
 def runs(task, variant, measure="evaluation"):
-    return statistics.scores(EVALUATIONS[task], variant, measure)
-
-
-def late(task, variant, column):
-    return statistics.late(CURVES[task], variant, column)
+    return RUNS[task, variant, measure]
 
 
 def earned(rows, first, last):
     return rows.query("@first <= global_step <= @last").groupby("seed")["episodic_return"].mean().to_numpy()
 
 
-FILLED = (table for name in PAGES for table in FILLED_IN.findall(read(name)))
-CELLS = {numbers for text in (read(TABLES), *FILLED) for numbers in stated(text)}
+CELLS = {numbers for name in PAGES for table in FILLED_IN.findall(read(name)) for numbers in stated(table)}
+
+
+ACTION_DIM = {"HalfCheetah": 6, "Ant": 8}
+
+
+def quotient_and_rest(task):
+    """Of SAC's runs: (σ_f² + (μ_f − μ_p)²) / σ_p², by KL(π_f || π_p) and the entropies; where L_pref and L_cons rest."""
+    columns = "kl_fused_pref", "entropy_fused", "entropy_pref", "A_z2_own"
+    kl, of_fused, of_pref, own = (runs(f"sac-{task}-v4-300000-steps", "prefpoe-sac-own", x) for x in columns)
+    return 1 + 2 * (kl + of_fused - of_pref) / ACTION_DIM[task], 1 - (0.2 + 0.2 * own) * 0.05 / 0.1
 
 
 @functools.cache
@@ -246,25 +251,35 @@ def quantities():
     for some, measure in itertools.product((slice(5), slice(5, 10)), tables.MEASURES):  # seeds 1-5 and 6-10
         of_few = runs(CHEETAH, "prefpoe-beta1-2", measure)[some]
         found.append((statistics.effect, [of_few, runs(CHEETAH, "prefpoe", measure)]))
-    for variant, expert in {"prefpoe": "fused", tables.ENT_COEF: "main", tables.MATCHED: "main"}.items():
-        found.append(
-            (statistics.iqm, [np.sqrt(late(HUMANOID, variant, f"trace_{expert}") / 17)])
-        )  # σ, of 17 dimensions
+    for variant, expert in {"prefpoe": "fused", tables.BONUS: "main", tables.MATCHED: "main"}.items():
+        widths = runs(HUMANOID, variant, f"trace_{expert}") / 17  # dimensions
+        found.append((statistics.iqm, [np.sqrt(widths)]))
+    for task, variant in itertools.product((LANDER, ANT), (tables.MATCHED, tables.BONUS, "prefpoe-beta1-0")):
+        fresh = EVALUATIONS[task].query("seed > 10")  # of benchmark/fresh_seeds.sh
+        for measure in tables.MEASURES:
+            pair = [statistics.scores(fresh, name, measure) for name in ("prefpoe", variant)]
+            found += [(statistics.effect, pair), (statistics.improvement, pair)]
+    for task in ACTION_DIM:
+        found += [(statistics.iqm, [x]) for x in quotient_and_rest(task)]
     found += [(statistics.iqm, [earned(rows, 7000, 12_000)]) for rows in (DIVERGING, SAC)]
-    for (task, rows), measure in itertools.product(EVALUATIONS.items(), tables.MEASURES):
-        of_task = {(task, measure, variant): runs(task, variant, measure) for variant in rows["variant"].unique()}
-        of_task = {key: x for key, x in of_task.items() if len(x) > 1}
-        means = {key: statistics.iqm(x) for key, x in of_task.items()}
-        differences |= {(x, y): means[x] - means[y] for x, y in itertools.permutations(of_task, 2)}
-        samples |= of_task
-    for rows in CURVES.values():
-        end = rows[rows["global_step"] > 0.9 * rows["global_step"].max()]
-        for _, x in end.groupby(["variant", "seed"])[report.AVERAGED].mean().groupby("variant"):
-            found += [(statistics.iqm, [x[column].dropna().to_numpy()]) for column in x]
-    every = tables.all_tasks(EVALUATIONS)
-    for (base, variant), measure in itertools.product(itertools.combinations(ARMS, 2), tables.MEASURES):
+    for (task, variant, quantity), x in RUNS.items():
+        if quantity in report.AVERAGED or quantity in ("ratio", "trace_acting", "first_success"):
+            found.append((statistics.iqm, [x]))
+        if quantity in ("evaluation", "training_return", "whole") and len(x) > 1:
+            samples[task, quantity, variant] = x
+    means = {key: statistics.iqm(x) for key, x in samples.items()}
+    differences = {(x, y): means[x] - means[y] for x, y in itertools.permutations(samples, 2) if x[:2] == y[:2]}
+    for task in tables.PAPER:
+        of_task = [runs(task, variant) for variant in ("prefpoe", tables.MATCHED, "ppo-cleanrl")]
+        found += [(statistics.share, of_task), (lambda *x: 100 * statistics.share(*x), of_task)]
+        found += [(statistics.gain, [x, of_task[2]]) for x in of_task[:2]]
+    every = RUNS.tasks(*ARMS, easy=True)
+    for (base, variant), measure in itertools.product(itertools.permutations(ARMS, 2), tables.MEASURES):
         both = {task for task in every if {(task, measure, base), (task, measure, variant)} <= {*samples}}
-        for tasks in (both, both - {*tables.EASY}, *(group for group in GROUPS if group <= both)):
+        counted = both - ({"FrozenLake-v1"} if measure == "evaluation" else set())
+        groups = [counted, both - {*tables.EASY}, both - {*tables.DISCRETE}]
+        groups += [group for group in GROUPS if group <= both]
+        for tasks in filter(None, groups):
             pairs = itertools.product(sorted(tasks), (variant, base))
             found.append((statistics.improvement, [samples[task, measure, x] for task, x in pairs]))
     for _, x in pd.read_csv(RESULTS / "multimodal.csv").drop(columns=["seed", "steps"]).groupby("variant"):
@@ -296,8 +311,8 @@ def marked():
         found[f"times-{steps}"] = [statistics.iqm(runs(task, "prefpoe")) / statistics.iqm(runs(task, "ppo-cleanrl"))]
     for base in ("ppo-cleanrl", "ppo"):
         found[f"lead-over-{base}"] = [statistics.effect(runs(LANDER, tables.MATCHED), runs(LANDER, base))]
-    scheduled = itertools.product((CHEETAH, "Walker2d-v4"), tables.SCHEDULES[1:])
-    ratios = [statistics.iqm(late(*run, "trace_fused") / late(*run, "trace_pref")) for run in scheduled]
+    scheduled = itertools.product((CHEETAH, "Walker2d-v4"), tables.AGAINST["schedules"][2])
+    ratios = [statistics.iqm(runs(*run, "ratio")) for run in scheduled]
     found["scheduled-ratios"] = [min(ratios), max(ratios)]
     for w_cons, rows in pd.read_csv(RESULTS / "torn-loose.csv").groupby("w_cons"):
         found[f"torn-{w_cons}-before"] = [rows["A_z2_before"].mean()]
@@ -312,10 +327,8 @@ def marked():
     found["cleanrl-sac-published"] = published.query("global_step in @steps")["episodic_return"]
     found["sac"] = [earned(SAC, step - 3000, step + 2999).mean() for step in steps]
     shares = []  # 1 - q, of what it is where L_pref and L_cons rest
-    for task, size in tables.ACTION_DIM.items():
-        columns = "kl_fused_pref", "entropy_fused", "entropy_pref", "A_z2_own"
-        kl, of_fused, of_pref, own = (late(f"sac-{task}-v4-300000-steps", "prefpoe-sac-own", x) for x in columns)
-        shares += [*(-2 * (kl + of_fused - of_pref) / size / ((0.2 + 0.2 * own) * 0.05 / 0.1))]
+    for quotient, rest in map(quotient_and_rest, ACTION_DIM):
+        shares += [*(1 - quotient) / (1 - rest)]
     return found | {"sac-taken-back": [min(shares), max(shares)]}
 
 

@@ -1,6 +1,5 @@
 """benchmark/report.py and what it draws on: statistics against independent calculations, files against their runs."""
 
-import csv
 import importlib
 import itertools
 import json
@@ -10,12 +9,12 @@ import re
 import shutil
 import subprocess
 import sys
-from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, command, environment, read_metrics
+from matplotlib.text import Text
 from scipy import stats
 
 sys.path.insert(0, str(ROOT / "benchmark"))
@@ -75,41 +74,32 @@ def refused(capsys, *folders, **options):
 
 
 def rows_of(results, kind, task=TASK):
-    with open(results / f"{task}_{kind}.csv", newline="") as file:
-        return list(csv.DictReader(file))
+    return pd.read_csv(results / f"{task}_{kind}.csv", dtype=str, keep_default_na=False).to_dict("records")
 
 
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def write_metrics(folder, rows):
-    with open(folder / "metrics.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def evaluation_rows(**runs_of):
-    """A frame of evaluations for each variant (- written _) and the evaluations of its runs."""
-    rows = []
-    for variant, evaluations in runs_of.items():
+def frames_of(**evaluations_of):
+    """Evaluations and curves of a task, by variant (- written _): of each run the return, which it has all along."""
+    rows, curves = [], []
+    for variant, evaluations in evaluations_of.items():
         for seed, x in enumerate(evaluations, 1):
-            row = dict(variant=variant.replace("_", "-"), seed=seed, evaluation=x, training_return=x)
-            rows.append(row | {"returns": f"{x};{x}"})
-    return pd.DataFrame(rows)
+            run = dict(variant=variant.replace("_", "-"), seed=seed)
+            rows.append(run | dict(evaluation=x, training_return=x, args="script.py"))
+            for step in (100, 950, 1000):
+                curves.append(
+                    dict.fromkeys(report.AVERAGED, math.nan) | run | dict(global_step=step, episodic_return=x)
+                )
+    return pd.DataFrame(rows), pd.DataFrame(curves)
 
 
-def flat_curves(**traces_of):
-    """Curves of two seeds, constant over training: by variant (- written _) tr Sigma of the main expert, of the preference
-    and of the fused policy, the second seed's twice the first's."""
-    columns = ("trace_main", "trace_pref", "trace_fused")
-    rows = []
-    for (variant, traces), seed, step in itertools.product(traces_of.items(), (1, 2), (100, 950, 1000)):
-        row = dict.fromkeys(report.AVERAGED, 1.0) | dict(variant=variant.replace("_", "-"), seed=seed, global_step=step)
-        row |= {"guidance": math.nan} | {name: seed * x for name, x in zip(columns, traces, strict=True)}
-        rows.append(row)
-    return pd.DataFrame(rows)
+def made_of(**tasks):
+    """The tables, each a list of rows by column, of such frames by task (- written _)."""
+    tasks = {name.replace("_", "-"): frames for name, frames in tasks.items()}
+    runs = tables.runs_of({name: x for name, (x, _) in tasks.items()}, {name: x for name, (_, x) in tasks.items()})
+    return {name: cells_of(text) for name, text in tables.make_tables(runs).items() if name != "tasks"}
 
 
 def cells_of(table):
@@ -118,9 +108,9 @@ def cells_of(table):
     return [dict(zip(cells[0], line, strict=True)) for line in cells[2:]]
 
 
-def heads(row):
-    """A row's cells, without their intervals."""
-    return [cell.split(" [")[0].split(",")[0] for cell in row.values()]
+def heads(row, *columns):
+    """A row's cells, without marks and intervals."""
+    return [row[column].strip("*† ").split(" [")[0].split(",")[0] for column in columns]
 
 
 # Statistics
@@ -131,8 +121,6 @@ def test_iqm_drops_the_lowest_and_the_highest_quarter_of_the_runs(n):
     scores = np.random.default_rng(n).normal(size=(5, n))
     kept = [sorted(row)[n // 4 : n - n // 4] for row in scores.tolist()]
     assert statistics.iqm(scores) == pytest.approx([sum(row) / len(row) for row in kept])
-    # what rliable.metrics.aggregate_iqm computes from the runs of one task
-    assert statistics.iqm(scores[0]) == stats.trim_mean(scores[0][:, None], proportiontocut=0.25, axis=None)
 
 
 @pytest.mark.parametrize("n, m", [(1, 1), (3, 5), (10, 10)])
@@ -140,51 +128,29 @@ def test_improvement_counts_pairs_and_ties_half(n, m):
     rng = np.random.default_rng(n)
     x, y = rng.integers(0, 4, (4, n)).astype(float), rng.integers(0, 4, (4, m)).astype(float)
     for a, b, ours in zip(x, y, statistics.improvement(x, y), strict=True):
-        wins = sum(1.0 if i > j else 0.5 if i == j else 0.0 for i in a for j in b)
-        assert ours == pytest.approx(wins / (n * m))
-        # what rliable.metrics.probability_of_improvement computes for one task
         assert ours == pytest.approx(stats.mannwhitneyu(a, b, alternative="greater")[0] / (n * m))
     tasks = [np.ones(2), np.zeros(2), np.ones(2), np.zeros(2), np.zeros(9), np.ones(9)]
     assert statistics.improvement(*tasks) == pytest.approx(2 / 3)  # the mean over tasks, not over pairs
 
 
-def test_a_profile_is_the_share_of_runs_above_tau_averaged_over_tasks():
-    rng = np.random.default_rng(3)
-    tasks = [rng.normal(size=n).round(1) for n in (3, 10, 5)]
-    taus = np.array([-2.0, tasks[0][0], 0.0, 0.1, 0.5, 3.0])
-    brute = [sum(sum(1 for x in runs if x > tau) / len(runs) for runs in tasks) / len(tasks) for tau in taus.tolist()]
-    assert statistics.profile(taus, *tasks) == pytest.approx(brute)
-    resamples = [rng.choice(runs, (4, len(runs))) for runs in tasks]
-    each = [statistics.profile(taus, *(x[i] for x in resamples)) for i in range(4)]
-    assert statistics.profile(taus, *resamples) == pytest.approx(np.transpose(each))
-
-
-def holds(low, high, values):
-    """Whether these are the 2.5th and the 97.5th percentile, to four standard errors of 10,000 resamples."""
-    for bound, share in ((low, 0.025), (high, 0.975)):
-        assert (values < bound - 1e-9).mean() - 0.006 < share < (values <= bound + 1e-9).mean() + 0.006
-
-
 def test_bootstrap_is_the_percentile_interval_of_all_resamples():
-    x, y = np.array([1.0, 2.0, 4.0, 8.0]), np.array([0.0, 3.0, 5.0])
-    for statistic, samples in [(statistics.iqm, (x,)), (statistics.effect, (x, y)), (statistics.improvement, (x, y))]:
+    x, y, z = np.array([11.0, 12.0, 14.0, 18.0]), np.array([10.0, 13.0, 15.0]), np.array([1.0, 3.0])
+    of = {statistics.iqm: (x,), statistics.effect: (x, y), statistics.improvement: (x, y), statistics.share: (x, y, z)}
+    for statistic, samples in of.items():
         resamples = itertools.product(*(itertools.product(sample, repeat=len(sample)) for sample in samples))
-        values = np.array([statistic(*map(np.array, resample)) for resample in resamples])  # 256, or 256 * 27
-        holds(*statistics.bootstrap(statistic, *samples), values)
-    assert statistics.bootstrap(statistics.iqm, x[:1]) == (1.0, 1.0)
-
-    samples, taus = (np.array([0.1, 0.4, 0.9]), np.array([0.2, 0.3])), np.array([0.15, 0.25, 0.5])
-    for tau, low, high in zip(taus, *statistics.bootstrap(partial(statistics.profile, taus), *samples), strict=True):
-        shares = [np.array(list(itertools.product((x > tau).tolist(), repeat=len(x)))).mean(-1) for x in samples]
-        holds(low, high, (shares[0][:, None] + shares[1]).ravel() / 2)  # all 27 * 4 resamples
+        values = np.array([statistic(*map(np.array, resample)) for resample in resamples])
+        for bound, percent in zip(statistics.bootstrap(statistic, *samples), (0.025, 0.975), strict=True):
+            # to four standard errors of 10,000 resamples
+            assert (values < bound - 1e-9).mean() - 0.006 < percent < (values <= bound + 1e-9).mean() + 0.006
+    assert statistics.bootstrap(statistics.iqm, x[:1]) == (11.0, 11.0)
 
 
-def test_own_intervals_are_apart_where_neither_holds_an_end_of_the_other():
-    x = np.random.default_rng(0).normal(size=10)
-    for shift in np.linspace(-4, 4, 17):
-        ends, other = (statistics.bootstrap(statistics.iqm, sample) for sample in (x, x + shift))
-        inside = [ends[0] <= end <= ends[1] for end in other] + [other[0] <= end <= other[1] for end in ends]
-        assert statistics.apart(x, x + shift) == (not any(inside))
+def test_a_detectable_difference_is_found_in_four_of_five_experiments():
+    rng = np.random.default_rng(0)
+    size = np.mean([statistics.detectable(*rng.normal(size=(2, 30))) for _ in range(10)])
+    experiments = rng.normal(size=(300, 2, 30)) + np.array([size, 0])[:, None]
+    intervals = [statistics.bootstrap(statistics.effect, x, y, resamples=1000) for x, y in experiments]
+    assert 0.7 < np.mean([low > 0 for low, _ in intervals]) < 0.9
 
 
 # Tables
@@ -201,188 +167,171 @@ def listed(sweep):
     return found
 
 
-def test_the_sweeps_and_the_tables_name_the_same_variants():
-    names = set()
+def test_the_sweeps_and_the_tables_name_the_same_variants_and_tasks():
+    names, tasks = set(), set()
     for path in (ROOT / "benchmark").glob("*.sh"):
         if "\nrun_sweep " in path.read_text():
-            for task, variants in listed(path).items():
-                found, sweep = tables.sweeps({*variants}), path.stem.replace("_", "-")
-                assert "other" not in found
-                # These have a column or a table of their own.
-                others = {"ppo", "ppo-matched", *found.get("entropy-bonus", [])}
-                assert sweep not in found or {*variants} - {*found[sweep]} <= others
+            for name, variants in listed(path).items():
+                task, _ = tables.task_and_length(name)
+                assert all(tables.in_words(variant) != variant for variant in variants)
+                if "prefpoe" in variants:
+                    assert (task in tables.DISCRETE) == (variants["prefpoe"] == "prefpoe_lunarlander.py")
                 names |= {*variants}
-                if task[0] not in "ls" and "prefpoe" in variants:  # neither long- nor sac-
-                    assert tables.continuous(task) == (variants["prefpoe"] == "prefpoe_continuous.py")
-    assert {*tables.REPRODUCE, *tables.ATTRIBUTION.values()} <= names
-    assert all(len(tables.settings(prefix, names)) >= 2 for prefix in tables.COEFFICIENTS)
-    assert [*tables.settings("ppo-ent-coef-", names)] == [-0.002, 0.0, 0.002, 0.01]
-    assert {*figures.STYLE} == {*tables.REPRODUCE, *tables.BONUS, *tables.SCHEDULES, *tables.SAC, figures.PUBLISHED}
-    assert tables.sweeps({"prefpoe", "mine"})["other"] == ["mine"]
+                tasks |= {task}
+    names |= {"ppo-cleanrl-exact"}  # of a flag that there was
+    assert names >= {*tables.NAMES, *tables.ATTRIBUTION.values(), *tables.BETA1.values(), *tables.NOISES}
+    assert names >= {variant for pair in tables.PAIRS for variant in pair}
+    assert tasks >= {*tables.PAPER, *tables.SOLVED, *tables.BALANCING, *tables.EASY}
+    words = [tables.in_words(name) for name in names]
+    assert len({*words}) == len(words)
 
 
 def test_tables_hold_what_the_rows_say():
-    cheetah = evaluation_rows(ppo_cleanrl=[100], ppo_matched=[400, 400], prefpoe=[300, 500])
-    lander = evaluation_rows(ppo_matched=[250, 150], prefpoe=[200, 220, 199, 260])
-    frames = {"LunarLander-v3": lander, "HalfCheetah-v4": cheetah, "CartPole-v1": lander[:1], "long-Ant-v4": cheetah}
-    made = tables.make_tables(frames, {})
-    rows = cells_of(made["headline"])
-    tasks = "HalfCheetah-v4", "LunarLander-v3"  # the paper's order; CartPole-v1 has a single seed
-    lines = [(task, m) for task in tasks for m in ("evaluation", "training return")]
-    assert [(row["task"], row["return"]) for row in rows] == lines
-    assert [*rows[0].values()][2:] == ["100", "400 [400, 400]", "400 [300, 500]", "1–2"]
-    changes = cells_of(made["changes"])
-    assert [(row["task"], row["return"]) for row in changes[:4]] == lines
-    assert (changes[0]["ppo-matched vs ppo-cleanrl"], changes[0]["prefpoe vs ppo-cleanrl"]) == ("+300 %", "+300 %")
-    assert changes[0]["prefpoe vs ppo-matched"] == "+0 % [-25 %, +25 %]"
-    assert "| prefpoe | 4 | 210 [" in made["LunarLander-v3-reproduce"]  # without 199 and 260
-    assert "| 75 % [25 %, 100 %] |" in made["LunarLander-v3-reproduce"]
-    assert "| prefpoe | 2 of the paper | 0.56 [" in made["improvement"]  # 2 of 4 pairs, and 5 of 8
+    ant = frames_of(ppo_cleanrl=[100, 100], ppo_matched=[350, 450], prefpoe=[400, 600])
+    lander = frames_of(ppo_cleanrl=[200, 200], ppo_matched=[250], prefpoe=[200, 220, 199, 260])
+    pole = frames_of(ppo_cleanrl=[1, 1], ppo_matched=[2, 2], prefpoe=[3, 3])
+    made = made_of(LunarLander_v3=lander, Ant_v4=ant, CartPole_v1=pole, long_Hopper_v4_2000000_steps=ant)
+    returns = [(task, name) for task in ("Ant-v4", "LunarLander-v3") for name in ("evaluation", "training return")]
+    for name in ("readme", "returns"):
+        assert [(row["task"], row["return"]) for row in made[name]] == returns
+        assert [row["seeds"] for row in made[name]] == ["2", "2", "1–4", "1–4"]
+        assert heads(made[name][0], "CleanRL's PPO", "matched PPO", "PrefPoE") == ["100", "400", "500"]
+        assert heads(made[name][2], "CleanRL's PPO", "matched PPO", "PrefPoE") == ["200", "250", "210"]
+    (share,) = made["share"]  # without a gain, or with a single seed of matched PPO, there is none
+    gains = {column: cell for column, cell in share.items() if "gain" in column or "cent" in column}
+    assert [*gains.values()] == ["+400 [+300, +500]", "+400 % [+300 %, +500 %]"]
+    assert heads(share, "task", "the preference's share of it", "seeds") == ["Ant-v4", "0.25", "2"]
+    cleanrl, prefpoe = (row for row in made["length"] if row["variant"] != "matched PPO")
+    assert heads(cleanrl, "evaluation", "evaluation, less matched PPO") == ["100", "−300"]
+    assert (prefpoe["task"], *heads(prefpoe, "evaluation, less matched PPO")) == ("Hopper-v4, 2,000,000 steps", "+100")
 
 
 def test_differences_are_marked_by_whether_they_exclude_zero_and_own_intervals_are_apart():
-    low, high, bonus = np.arange(10) * 10.0, np.arange(10) * 10.0 + 1000, "ppo-matched-ent-coef-0.01"
-    rows = evaluation_rows(ppo_cleanrl=low, ppo_matched=low + 1, prefpoe=low + 40, **{bonus: high})
-    row = cells_of(tables.make_tables({"Ant-v4": rows}, {})["differences"])[0]
-    assert re.fullmatch(r"\+1 \[-\d+, \+\d+\]", row["ppo-matched − ppo-cleanrl"])
-    assert re.fullmatch(r"\+40 \[\+\d+, \+\d+\] †", row["prefpoe − ppo-cleanrl"])
-    assert re.fullmatch(r"\*\*-960 \[-\d+, -\d+\]\*\*", row[f"prefpoe − {bonus}"])
-    assert f"prefpoe-anneal − {bonus}-anneal" not in row
+    low = np.arange(10) * 10.0
+    runs = dict(ppo_cleanrl=low + 1, ppo_matched=low, prefpoe=low + 40, prefpoe_linear=low + 1000)
+    made = made_of(Ant_v4=frames_of(**runs, prefpoe_beta1_0=low + 41))
+    text = {row["variant"]: row["evaluation, less PrefPoE"] for row in made["fusion"]}
+    assert re.fullmatch(r"\*\*\+960 \[\+\d+, \+\d+\]\*\*", text["PrefPoE, the heads' average acts"])
+    row = made["returns"][0]
+    assert re.fullmatch(r"\+40 \[\+\d+, \+\d+\] †", row["PrefPoE − matched PPO"])
+    assert row["PrefPoE"].endswith("†") and row["matched PPO"].endswith("]")
+    undecided = [(row["pair"], *heads(row, "difference")) for row in made["detectable"]]
+    assert undecided == [("PrefPoE − PrefPoE without advantages", "−1")] * 2  # of both returns
 
 
-def test_effects_are_differences_between_the_right_variants():
-    worth = {"bootstrap": 100, "logstd": 1000, "squash": 10, "shared": -5, "preference": 50}
-    rng, truth = np.random.default_rng(0), {}
+def test_ingredients_are_what_each_adds_over_the_grid():
+    worth = {"bootstrap": 100, "logstd": 1000, "squash": 10, "shared": -5}
+    truth = {}
     for bits in itertools.product((False, True), repeat=4):
-        parts = {part for part, present in zip(worth, bits, strict=False) if present}
+        parts = {part for part, present in zip(worth, bits, strict=True) if present}
         name = "ppo" if "bootstrap" in parts else "ppo-cleanrl"
         name += "".join(f"-{part}" for part in ("logstd", "squash", "shared") if part in parts)
         name = {"ppo-logstd-squash-shared": "ppo-matched"}.get(name, name)
         truth[name] = 2000 + sum(worth[part] for part in parts) + 800 * ({"logstd", "squash"} <= parts)
-    truth["prefpoe"] = truth["ppo-matched"] + worth["preference"]
-    runs = {name: x + rng.permutation([-10, 0, 10]) for name, x in truth.items()}
-    rows = cells_of(tables.make_tables({"Ant-v4": evaluation_rows(**runs)}, {})["Ant-v4-effects"])
-    assert [heads(row)[2:] for row in rows[::2]] == [heads(row)[2:] for row in rows[1::2]]  # of both returns
-    values = [[cell.split(" [")[0] for cell in [*row.values()][2:]] for row in rows[::2]]
-    assert values[:2] == [["+100", "+100", "+100"], ["+1,000", "+1,800", "+1,400"]]
-    assert values[2:] == [["+10", "+810", "+410"], ["-5", "-5", "-5"], ["–", "+50", "–"]]
-    # each difference is of two means of three runs, the grid's the mean of eight of them: intervals a third as wide
-    bounds = [re.findall(r"[+-]\d+", cell)[1:] for cell in [*rows[6].values()][2:]]
-    one, _, grid = (int(high) - int(low) for low, high in bounds)
-    assert grid == pytest.approx(one / math.sqrt(8), rel=0.4)
+    rows = made_of(Ant_v4=frames_of(**{name: [x - 10, x, x + 10] for name, x in truth.items()}))["ingredients"]
+    found = [heads({"x": row["Ant-v4, evaluation"].replace(",", "")}, "x") for row in rows]
+    assert found == [["+1400"], ["+100"], ["+410"], ["−5"]]
 
 
-def test_experts_are_those_of_trainings_end_averaged_run_by_run():
-    def curve(variant, seed, **of_step):
-        steps = range(1, 101)
-        columns = {name: [x(i) for i in steps] for name, x in of_step.items()}
-        columns = dict.fromkeys(report.AVERAGED, math.nan) | columns
-        return pd.DataFrame({"variant": variant, "seed": seed, "global_step": steps} | columns)
-
-    curves = [curve("ppo", 1, trace_main=lambda step: 7), curve("ppo-matched", 1, trace_main=lambda step: step)]
-    for seed, level in enumerate((0, 10, 20, 90), 1):  # the interquartile mean of four drops the lowest and the highest
-        guidance = {"guidance": lambda step: math.nan if step == 95 else step / 1000}
-        guidance |= {"trace_fused": lambda step: 2 * step, "trace_pref": lambda step, seed=seed: 2 * step * 4**seed}
-        guidance |= {"trace_main": lambda step, level=level: level + step * (step > 90)}
-        curves.append(curve("prefpoe", seed, **guidance))
-    made = tables.make_tables({"Ant-v4": evaluation_rows(ppo=[1], prefpoe=[3])}, {"Ant-v4": pd.concat(curves)})
-    matched, prefpoe = cells_of(made["Ant-v4-experts"])
-    assert heads(matched) == ["ppo-matched", "1", "–", "–", "95.50", *["–"] * 4]
-    assert heads(prefpoe) == ["prefpoe", "4", "3.00", "3.00", "110.50", "7640.00", "191.00", "0.04", "0.096"]
-
-
-def test_widths_are_those_of_the_policy_that_acts_and_of_the_resting_place():
-    nan, bonus = math.nan, "ppo_matched_ent_coef_0.01"
-    curves = flat_curves(ppo_matched=(0.2, nan, nan), prefpoe=(8.0, 2.0, 1.6), **{bonus: (0.4, nan, nan)})
-    other = flat_curves(ppo_matched=(0.2, nan, nan), prefpoe=(8.0, 2.0, 1.6))
-    frames = {"Walker2d-v4": curves, "LunarLander-v3": curves, "Ant-v4": other, "long-Ant-v4": curves}
-    lander, walker = cells_of(tables.make_tables({"Ant-v4": evaluation_rows(ppo=[1])}, frames)["entropy-bonus"])
-    assert heads(walker) == ["Walker2d-v4", "0.30", "0.60", "–", "2.40", "–", "2.70", "–", "2"]  # 2.70: 0.9 tr Σ_p
-    assert lander == walker | {"task": "LunarLander-v3", "prefpoe: 0.9 tr Σ_p": "–"}
-
-
-def test_comparisons_and_improvement_are_by_task_and_averaged_over_those_that_have_both():
-    bonus, falling = "ppo_matched_ent_coef_0.01", "ppo_matched_ent_coef_0.01_anneal"
-    ant = evaluation_rows(ppo_matched=[2, 4], prefpoe=[1, 3, 5], prefpoe_anneal=[3], **{bonus: [0, 1], falling: [3]})
-    hopper = evaluation_rows(ppo_matched=[9, 9], prefpoe=[8, 10])
-    lake, once = evaluation_rows(ppo_cleanrl=[1], prefpoe=[1]), evaluation_rows(ppo_matched=[9], prefpoe=[10])
-    frames = {"Hopper-v4": hopper, "Walker2d-v4": once, "Ant-v4": ant, "long-Ant-v4": ant, "FrozenLake-v1": lake}
-    frames |= {"Hopper-v4-4096-steps": evaluation_rows(prefpoe=[1, 0], ppo_matched=[2, 2])}
-    made = tables.make_tables(frames, {})
-    rows = cells_of(made["comparisons"])
-    pairs = "prefpoe > ppo-matched", f"prefpoe > {tables.ENT_COEF}", f"prefpoe-anneal > {tables.ENT_COEF_ANNEAL}"
-    means = "**mean over the paper's tasks**", "**mean over all tasks**"
-    assert [row["task"] for row in rows[::2]] == ["Ant-v4", "Hopper-v4", *means]
-    assert [heads({pair: row[f"P({pair})"] for pair in pairs}) for row in rows[::2]] == [
-        ["0.50", "0.92", "0.50"],  # 3 of 6 pairs; 5 and a half of 6; a tie
-        ["0.50", "–", "–"],
-        ["0.50", "0.92", "–"],
-        ["0.50", "0.92", "–"],  # Walker2d-v4 has a single seed
+def test_widths_are_those_of_the_acting_policy_at_trainings_end_and_their_ratio_is_beside_the_prediction():
+    rows, curves = frames_of(
+        ppo_matched=[1, 2], prefpoe=[1, 2], prefpoe_alpha_0=[3], **{"prefpoe_w_pref_0.2_alpha_0.6": [1]}
+    )
+    late, seed = curves["global_step"] > 900, curves["seed"]
+    product = curves["variant"] != "ppo-matched"
+    curves["trace_main"] = 0.3 * seed + 100.0 * ~late
+    curves.loc[product, "trace_fused"] = 0.8 * seed + 100.0 * ~late
+    curves.loc[product, "trace_pref"] = 1.0 * seed
+    made = made_of(Ant_v4=(rows, curves), LunarLander_v3=(rows, curves))["rest"]
+    assert {row["task"] for row in made} == {"Ant-v4"}  # LunarLander-v3 has no Gaussians
+    columns = "variant", "1 − α w_pref / w_cons", "tr Σ_f / tr Σ_p", "tr Σ at the end"
+    assert [tuple(heads(row, *columns)) for row in made] == [
+        ("matched PPO", "–", "–", "0.45"),
+        ("PrefPoE", "0.90", "0.80", "1.20"),
+        ("PrefPoE", "1.00", "0.80", "0.80"),
+        ("PrefPoE", "none", "0.80", "0.80"),
     ]
-    assert [rows[-1][f"P({pair})"].split(", ")[-1] for pair in pairs] == ["2 tasks", "1 task", "–"]
 
 
-def test_normalised_returns_are_0_at_published_ppo_and_1_at_the_best_variant():
-    two = {"ppo_matched": [40] * 2, "prefpoe_anneal": [20] * 2}
-    ant = evaluation_rows(ppo_cleanrl=[10, 30], prefpoe=[60, 80, 100], **two)
-    pole = evaluation_rows(**{name: [500] * 2 for name in ("ppo_cleanrl", "prefpoe", *two)})
-    hopper = evaluation_rows(ppo_cleanrl=[5] * 2, ppo_matched=[10] * 2, prefpoe=[7] * 2, prefpoe_anneal=[0] * 2)
-    extra = evaluation_rows(**{"ppo_matched_ent_coef_0.01": [999] * 2})  # on one task of three, so not in the profile
-    lacking = hopper[1:]  # has one run of ppo-cleanrl, so is not either
-    frames = {"Ant-v4": pd.concat([ant, extra]), "CartPole-v1": pole, "Hopper-v4": hopper, "Walker2d-v4": lacking}
-    found = tables.normalised(frames, "evaluation")
-    assert {variant: [x.tolist() for x in samples] for variant, samples in found.items()} == {
-        "ppo-cleanrl": [pytest.approx([-1 / 6, 1 / 6]), [0, 0]],
-        "ppo-matched": [pytest.approx([1 / 3] * 2), [1, 1]],
-        "prefpoe": [pytest.approx([2 / 3, 1, 4 / 3]), pytest.approx([0.4] * 2)],
-        "prefpoe-anneal": [[0, 0], [-1, -1]],
-    }
+def test_sparse_rewards_count_the_runs_that_solve_the_task_and_when_they_first_did():
+    rows, curves = frames_of(ppo_cleanrl=[0, 0, 0], prefpoe=[90, 95, 89.9, 0])
+    runs = [(curves["variant"] == "prefpoe") & (curves["seed"] == seed) for seed in range(5)]
+    curves.loc[runs[1] & (curves["global_step"] < 1000), "episodic_return"] = 0
+    curves.loc[runs[4] & (curves["global_step"] == 950), "episodic_return"] = 91
+    cleanrl, prefpoe = made_of(sparse_MountainCarContinuous_v0_200000_steps=(rows, curves))["sparse"]
+    assert prefpoe["task"] == "MountainCarContinuous-v0, 200,000 steps"
+    z, n = stats.norm.ppf(0.975), 4
+    middle, half = (0.5 + z * z / 2 / n) / (1 + z * z / n), z / (1 + z * z / n) * math.sqrt(0.25 / n + (z / 2 / n) ** 2)
+    assert prefpoe["runs that solve it"] == f"50 % [{100 * (middle - half):.0f} %, {100 * (middle + half):.0f} %]"
+    assert heads(prefpoe, "steps to the first success") == ["683"]  # of 1000, 100 and 950
+    assert (prefpoe["runs that had one"], cleanrl["runs that had one"]) == ("3 of 4", "0 of 3")
+    assert heads(cleanrl, "runs that solve it", "steps to the first success") == ["0 %", "–"]
 
 
-def test_blocks_are_filled_in_and_unknown_ones_refused(tmp_path):
-    path = tmp_path / "page.md"
-    page = "a\n<!-- report: one -->{}<!-- /report -->\nb\n<!-- report: profile -->{}<!-- /report -->\n"
-    path.write_text(page.format("old\n\nlines", ""))
-    made = {"one": "1", "profile": "2"}
-    assert report.fill_in(path, made) == page.format("\n\n1\n\n", "\n\n2\n\n")
-    path.write_text(report.fill_in(path, made, ["profile"]))
-    assert "2\n\n![" in path.read_text() and "](profile.png)\n\n<!-- /report -->" in path.read_text()
-    assert report.fill_in(path, made, ["profile"]) == path.read_text()
-    with pytest.raises(SystemExit):
-        report.fill_in(path, {"two": "1"})
+def test_probabilities_are_averaged_over_the_tasks_that_have_both():
+    bonus = "ppo_matched_ent_coef_0.01"
+    ant = frames_of(ppo_matched=[2, 4], prefpoe=[1, 3, 5], **{bonus: [0, 1]})
+    lander, lake = frames_of(ppo_matched=[9, 9], prefpoe=[10, 10]), frames_of(ppo_matched=[9, 9], prefpoe=[1, 1])
+    single = frames_of(ppo_matched=[9], prefpoe=[10])
+    made = made_of(Ant_v4=ant, LunarLander_v3=lander, FrozenLake_v1=lake, Walker2d_v4=single, long_Ant_v4=lake)
+    rows = [row for row in made["improvement"] if row["X"] == "PrefPoE"]
+    found = {(row["Y"], row["return"]): heads(row, "all tasks", "continuous actions") for row in rows}
+    assert found["matched PPO", "evaluation"] == ["0.75", "0.50"]  # 3 of 6 pairs, and all; FrozenLake's do not count
+    assert found["matched PPO", "training return"] == ["0.50", "0.50"]  # here they do
+    assert found["matched PPO with the bonus", "evaluation"] == ["0.92", "0.92"]  # 5 of 6 pairs, and a tie
 
 
-def test_update_readme_fills_both_pages(runs, tmp_path, monkeypatch):
-    pages = tmp_path / "one.md", tmp_path / "results" / "two.md"
-    (tmp_path / "results").mkdir()
-    for page in pages:
-        page.write_text(f"<!-- report: {TASK}-reproduce --><!-- /report -->")
-    monkeypatch.setattr(report, "FILLED", pages)
+def test_without_their_runs_tables_are_empty():
+    assert not any(made_of(MyTask_v0=frames_of(mine=[1, 2])).values())
+
+
+# Pages and figures
+
+
+def test_update_readme_fills_both_pages(runs, tmp_path, monkeypatch, capsys):
+    results = tmp_path / "results"
+    pages = tmp_path / "one.md", results / "two.md"
+    results.mkdir()
+    for page in (*pages, results / "tables.md"):
+        page.write_text("<!-- report: tasks --><!-- /report -->")
+    monkeypatch.setattr(report, "PAGES", pages)
+    monkeypatch.setattr(report, "RESULTS", results)
     for update_readme in (False, True):
-        make(tmp_path / "results", *runs.iterdir(), update_readme=update_readme)
-        assert ["| prefpoe | 1 |" in page.read_text() for page in pages] == [update_readme] * 2
-    with pytest.raises(SystemExit):  # of other results
-        make(tmp_path / "others", *runs.iterdir(), update_readme=True)
+        make(results, *runs.iterdir(), update_readme=update_readme)
+        assert ["| PrefPoE |" in page.read_text() for page in pages] == [update_readme] * 2
+    for page, marker in ((results / "two.md", "tasks"), (pages[0], "no-such-table")):  # of other results, and unknown
+        page.write_text(f"<!-- report: {marker} --><!-- /report -->")
+        refused(capsys, tmp_path / "others" if marker == "tasks" else results, *runs.iterdir(), update_readme=True)
 
 
 def test_every_page_says_what_the_committed_results_say():
-    results = ROOT / "benchmark" / "results"
-    evaluations, curves = (report.read_results(results, kind) for kind in ("evaluations", "curves"))
-    made, pictures = tables.make_tables(evaluations, curves), figures.make_figures(evaluations, curves)
+    frames = [report.read_results(report.RESULTS, kind) for kind in ("evaluations", "curves")]
+    made = tables.make_tables(tables.runs_of(*frames))
     marked = {path for path in ROOT.glob("**/*.md") if "<!-- report: " in path.read_text(encoding="utf-8")}
-    assert {*report.FILLED} == {path for path in marked if ".venv" not in path.parts}
-    for path in report.FILLED:
-        assert report.fill_in(path, made, pictures) == path.read_text(encoding="utf-8")
-    page = report.page(evaluations, made, pictures)
-    assert (results / "tables.md").read_text(encoding="utf-8") == page
+    assert {path for path in marked if ".venv" not in path.parts} == {*report.PAGES, report.RESULTS / "tables.md"}
+    for path in marked:
+        assert report.fill_in(path, made) == path.read_text(encoding="utf-8")
 
 
 def test_the_committed_csv_files_are_written_again_to_the_byte(tmp_path):
-    results = ROOT / "benchmark" / "results"
     for kind in ("evaluations", "curves"):
-        for task, rows in report.read_results(results, kind, text=True).items():
+        for task, rows in report.read_results(report.RESULTS, kind, text=True).items():
             report.write_rows(tmp_path, task, kind, rows.sample(frac=1, random_state=1))
-    assert contents(tmp_path) == {path.name: path.read_bytes() for path in results.glob("*_*.csv")}
+    assert contents(tmp_path) == {path.name: path.read_bytes() for path in report.RESULTS.glob("*_*.csv")}
+
+
+def test_figures_are_as_wide_as_github_shows_them_without_small_type():
+    names = ["ppo-cleanrl", "ppo-matched", "prefpoe", "prefpoe-beta1-1", "prefpoe-beta1-4"]
+    frames = {task: frames_of(**{name: [1, 2, 3] for name in names}) for task in ("HalfCheetah-v4", "Hopper-v4")}
+    frames["sac-Ant-v4-12000-steps"] = frames_of(sac=[1, 2])
+    evaluations = {task: rows for task, (rows, _) in frames.items()}
+    curves = {task: rows.assign(trace_main=1.0) for task, (_, rows) in frames.items()}
+    drawn = figures.make_figures(tables.runs_of(evaluations, curves), curves)
+    assert {*drawn} == {"verdict", "widths", "beta1", "balance", "sac"}
+    for draw in drawn.values():
+        figure = draw()
+        assert figure.get_figwidth() * figure.dpi == pytest.approx(838, abs=1)
+        assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 9
 
 
 # From runs to files
@@ -478,43 +427,10 @@ def test_a_run_taken_in_again_replaces_its_rows_and_nothing_else(runs, tmp_path)
 def test_runs_of_other_lengths_and_prefixes_do_not_mix(runs, tmp_path):
     usual = copy(runs / "CartPole-v1__prefpoe__3", "CartPole-v1__prefpoe__4")
     rewrite(usual / "config.json", total_timesteps=1_000_000)
-    rows = itertools.islice(itertools.cycle(read_metrics(usual)), 1_000_000 // 256)
-    rewrite(usual / "evaluation.json", global_step=1_000_000 // 256 * 256)
-    write_metrics(usual, [row | {"global_step": 256 * i} for i, row in enumerate(rows, 1)])
     copy(usual, "short-CartPole-v1__prefpoe__5")
     make(tmp_path / "results", *runs.iterdir())
     for task, seeds in {TASK: ["3", "3"], "CartPole-v1": ["4"], "short-CartPole-v1": ["5"]}.items():
         assert [row["seed"] for row in rows_of(tmp_path / "results", "evaluations", task)] == seeds
-
-
-def test_figures_are_small_pngs_of_what_there_is(runs, tmp_path):
-    prefpoe, ppo = runs / "CartPole-v1__prefpoe__3", runs / "CartPole-v1__ppo-matched__3"
-    alone = copy(prefpoe, "CartPole-v1__prefpoe-noise-1__3")  # with neither the default nor matched PPO
-    make(tmp_path / "alone", alone, figures=True)
-    assert [path.name for path in (tmp_path / "alone").glob("*.png")] == [f"{TASK}_advantage-noise.png"]
-    for variant in ("prefpoe-alpha-0.1", "prefpoe-alpha-0.4", "prefpoe-anneal"):
-        copy(prefpoe, f"CartPole-v1__{variant}__3")
-    for variant in ("ppo", "ppo-logstd", "ppo-ent-coef--0.002"):
-        copy(ppo, f"CartPole-v1__{variant}__3")
-    make(tmp_path / "results", *runs.iterdir(), figures=True)
-    names = "learning", "entropy", "trace", "guidance", "attribution", "advantage-noise", "sensitivity"
-    pictures = {path.name: path.read_bytes() for path in (tmp_path / "results").glob("*.png")}
-    assert pictures.keys() == {f"{TASK}_{name}.png" for name in names}
-    assert all(data[:4] == b"\x89PNG" and 5_000 < len(data) < 150_000 for data in pictures.values())
-    page = (tmp_path / "results" / "tables.md").read_text(encoding="utf-8")
-    assert all(f"({name})" in page for name in pictures)
-
-
-def test_a_panel_without_numbers_is_left_out():
-    """Runs too short for an evaluation, or even for an episode's end."""
-    curves = flat_curves(prefpoe=(9, 2, 1.5), ppo_matched=(9, math.nan, math.nan)).assign(eval_return=math.nan)
-    rows = evaluation_rows(prefpoe=[1, 2], ppo_matched=[1, 2])
-    figure = figures.make_figures({"Ant-v4": rows}, {"Ant-v4": curves})["Ant-v4_learning"]()
-    (axis,) = figure.axes
-    (legend,) = figure.legends
-    assert len(axis.lines) == len(legend.get_texts()) == 2
-    curves["episodic_return"] = math.nan
-    assert "Ant-v4_learning" not in figures.make_figures({"Ant-v4": rows}, {"Ant-v4": curves})
 
 
 # A user's mistakes
@@ -530,10 +446,8 @@ def test_the_command_line_takes_all_of_a_runs_folder(runs, tmp_path):
     argv = [sys.executable, ROOT / "benchmark" / "report.py", *sorted(runs.iterdir()), "--no-figures"]
     argv += ["--results", tmp_path / "results", "--commit", "0123abc"]
     process = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=60, check=True)
-    first, second = process.stderr.splitlines()
-    assert re.findall(r"\d+", first) == ["1", "2"]
-    assert re.search(TASK, second)
-    assert process.stdout.strip() == (tmp_path / "results" / "tables.md").read_text(encoding="utf-8").strip()
+    assert re.findall(r"\d+", process.stderr) == ["1", "2"]
+    assert TASK in (tmp_path / "results" / "tables.md").read_text(encoding="utf-8")
     assert len(rows_of(tmp_path / "results", "evaluations")) == 2
 
 
@@ -541,7 +455,7 @@ def test_mistakes_get_one_line(runs, tmp_path, capsys):
     results, prefpoe = tmp_path / "results", runs / "CartPole-v1__prefpoe__3"
     damaged = copy(prefpoe, "CartPole-v1__prefpoe__5", mean=None)
     short = copy(prefpoe, "CartPole-v1__prefpoe__6")  # its evaluation is of a step that it has not trained to
-    write_metrics(short, read_metrics(short)[:-1])
+    pd.read_csv(short / "metrics.csv")[:-1].to_csv(short / "metrics.csv", index=False)
     other_task = shutil.copytree(prefpoe, tmp_path / "LunarLander-v3__prefpoe__3")
     for folders in ((), (tmp_path / "nowhere",), (tmp_path,), (damaged,), (short,), (other_task,)):
         refused(capsys, results, *folders)
