@@ -74,16 +74,15 @@ def draw_method() -> Figure:
         axis.spines[["top", "right"]].set_visible(False)
         axis.set(xlabel="action", yticks=[], ylim=(0, 2.6), ylabel="density" if lam == 0.25 else None)
         axis.set_title(rf"$\lambda = {lam:g}$, $\sigma_f = {fused.std.item():.2f}$", fontsize=10)
-    add_legend(figure, axes[1.0], ncols=3)
+    add_legend(figure, [axes[1.0]], ncols=3)
     return figure
 
 
 def draw_learning() -> Figure:
     """Return of the evaluations over training on the paper's three tasks."""
     curves = {task: pd.read_csv(RESULTS / f"{task}_curves.csv") for task in TASKS}
-    figure, axes = draw_curves(curves, [CLEANRL, MATCHED, "prefpoe"], "eval_return", "evaluation return")
-    axes[2].set_ylim(100, 300)  # below, all learn alike
-    add_legend(figure, axes[0], ncols=3)
+    figure = draw_curves(curves, [CLEANRL, MATCHED, "prefpoe"], "eval_return", "evaluation return")
+    figure.axes[2].set_ylim(100, 300)  # below, all learn alike
     return figure
 
 
