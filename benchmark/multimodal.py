@@ -68,17 +68,16 @@ def sample_episodes(folder: Path, episodes: int, **start: tuple) -> tuple[list[i
     for episode in range(episodes):
         obs, info = env.reset(seed=2**30 + episode, options=start)
         path = [obs]
-        rewards = []
+        returns.append(0.0)
         ended = False
         while not ended:
             noise = script.sample_noise(rng, (1,), env.action_space)
             action = act(script.normalize_obs(obs[None], learner.obs_stats, args), noise)[0]
             obs, reward, terminated, truncated, info = env.step(action.clip(-1, 1))
             path.append(obs)
-            rewards.append(reward)
+            returns[-1] += reward
             ended = terminated or truncated
         goals.append(info["goal"])
-        returns.append(sum(rewards))
         paths.append(np.array(path))
     return goals, returns, paths
 

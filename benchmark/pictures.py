@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
-from figures import POLICIES, RESULTS, WIDTH, add_legend, draw_curves
+from figures import POLICIES, WIDTH, add_legend, draw_curves
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
+from report import RESULTS, ROOT
 from tables import CLEANRL, MATCHED
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 TASKS = {
     "HalfCheetah-v4": "prefpoe_continuous",

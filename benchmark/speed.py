@@ -32,14 +32,13 @@ import gymnasium as gym
 import numpy as np
 import pandas as pd
 import tyro
+from report import ROOT
+from tables import table
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "open_questions")]
 PARTS = ("acting", "environment", "normalisation", "update")
 FUNCTIONS = {"normalize_obs": "normalisation", "scale_rewards": "normalisation", "make_batch": "update"}
 FUNCTIONS |= {"update": "update", "diagnose": "diagnostics"}
-COLUMNS = ["script", "task", "steps/s", "env alone", "ratio", *(f"{part} %" for part in PARTS), "diagnostics %"]
-COLUMNS += ["peak MB", "start-up s"]
 
 
 @dataclasses.dataclass
@@ -128,7 +127,7 @@ def time_parts(script) -> collections.Counter:
     return seconds
 
 
-def measure(cell: str, steps: int) -> list:
+def measure(cell: str, steps: int) -> dict[str, str]:
     """A row of the table, measured in this process, which the parent started at SPEED_START."""
     name, flags = split(cell)
     script = importlib.import_module(name)
@@ -149,15 +148,17 @@ def measure(cell: str, steps: int) -> list:
 
     script.Log.end_iteration = end_and_step_alone
     script.main(args)
-    rate_of_script = rate(Path("runs/measured"))
-    rate_alone = 1_000 / np.mean(alone[1:])
+    steps_a_second = rate(Path("runs/measured"))
+    alone_a_second = 1_000 / np.mean(alone[1:])
     seconds = parts[-1] - parts[0]
     total = sum(seconds[part] for part in PARTS)
-    row = [name, " ".join(cell.split(":")[1:]), f"{rate_of_script:,.0f}", f"{rate_alone:,.0f}"]
-    row += [f"{rate_of_script / rate_alone:.2f}", *(f"{100 * seconds[part] / total:.0f}" for part in PARTS)]
-    row += [f"{100 * seconds['diagnostics'] / total:.1f}"]
-    row += [f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}"]
-    return [*row, f"{ends[0] - float(os.environ['SPEED_START']):.0f}"]
+    row = {"script": name, "task": " ".join(cell.split(":")[1:])}
+    row |= {"steps/s": f"{steps_a_second:,.0f}", "env alone": f"{alone_a_second:,.0f}"}
+    row["ratio"] = f"{steps_a_second / alone_a_second:.2f}"
+    row |= {f"{part} %": f"{100 * seconds[part] / total:.0f}" for part in PARTS}
+    row["diagnostics %"] = f"{100 * seconds['diagnostics'] / total:.1f}"
+    row["peak MB"] = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}"
+    return row | {"start-up s": f"{ends[0] - float(os.environ['SPEED_START']):.0f}"}
 
 
 def run(command: list[str], folder: str, **environment: str) -> str:
@@ -186,22 +187,20 @@ def against_peer(cell: str, args: Args) -> str:
     return f"{np.median(ratios):.1f} ({min(ratios):.1f}–{max(ratios):.1f})"
 
 
-def print_row(cells: list) -> None:
-    print(f"| {' | '.join(map(str, cells))} |", flush=True)
-
-
 def main(args: Args) -> None:
     if args.worker:
         print(json.dumps(measure(args.cells[0], args.steps)))
         return
-    columns = [*COLUMNS, "× peer (range)"] if args.peer else COLUMNS
-    print_row(columns)
-    print_row(["---"] * len(columns))
     for cell in args.cells:
         command = [sys.executable, __file__, "--worker", "--cells", cell, "--steps", str(args.steps)]
         with tempfile.TemporaryDirectory() as folder:  # with an empty cache, as on a machine that never ran the script
             row = json.loads(run(command, folder, TORCHINDUCTOR_CACHE_DIR=folder).splitlines()[-1])
-        print_row([*row, against_peer(cell, args)] if args.peer else row)
+        if args.peer:
+            row["× peer (range)"] = against_peer(cell, args)
+        head, rule, line = table([row]).splitlines()
+        if cell == args.cells[0]:
+            print(head, rule, sep="\n")
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

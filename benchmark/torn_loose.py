@@ -14,9 +14,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 import tyro
-from figures import RESULTS, WIDTH, add_legend, panels
+from figures import WIDTH, add_legend, panels
+from report import RESULTS, ROOT
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(ROOT))
 import prefpoe_continuous as script
 
 COLUMNS = ["global_step", "approx_kl", "episodic_return", "sigma_pref"]

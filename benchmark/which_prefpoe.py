@@ -21,12 +21,13 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
-from figures import POLICIES, RESULTS, WIDTH, add_legend, panels
+from figures import POLICIES, WIDTH, add_legend, panels
+from report import RESULTS, ROOT
 from statistics_of_runs import effect, iqm, scores
 from tables import MATCHED, MEASURES, table, with_interval
 from tyro.conf import Positional
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(ROOT))
 import prefpoe_continuous as script
 
 LAYERS = ("backbone.0", "backbone.2", "actor_mean", "preference_mean", "critic")
