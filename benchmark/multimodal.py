@@ -40,7 +40,7 @@ COLUMNS = {  # of multimodal.csv -> name in the summary
     "modes_start": "modes in use at the start",
     "goals_start": "goals that these point at",
     "modes_pref": "modes in use, preference",
-    "modes_fused": "modes in use, acting policy",
+    "modes_fused": "modes in use, fused policy",
     "mode_distance": "distance between modes",
     "mode_sigma": "σ of a mode, by weight",
     "mode_share": "ρ",

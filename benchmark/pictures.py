@@ -2,7 +2,7 @@
 
 python benchmark/pictures.py method        # docs/method.png: the network, and the densities that `fuse` computes
 python benchmark/pictures.py learning      # docs/learning.png: the paper's three tasks, from results/*_curves.csv
-python benchmark/pictures.py agents        # docs/agents.webp: films of pretrained/*.pt, side by side (5 minutes)
+python benchmark/pictures.py agents        # docs/agents.webp: films of pretrained/*.pt, side by side (2 minutes)
 """
 
 import importlib
@@ -23,11 +23,7 @@ from report import RESULTS, ROOT
 from tables import CLEANRL, MATCHED
 
 sys.path.insert(0, str(ROOT))
-TASKS = {
-    "HalfCheetah-v4": "prefpoe_continuous",
-    "Ant-v4": "prefpoe_continuous",
-    "LunarLander-v3": "prefpoe_lunarlander",
-}
+TASKS = ("HalfCheetah-v4", "Ant-v4", "LunarLander-v3")
 SKIPPED, FRAMES, HEIGHT = 20, 90, 200  # steps before the film, its frames, a frame's pixels
 
 
@@ -86,10 +82,10 @@ def draw_learning() -> Figure:
     return figure
 
 
-def film(task: str, name: str) -> list[Image.Image]:
+def film(path: Path) -> list[Image.Image]:
     """Square pictures of a trained agent in its first evaluation episode."""
-    script = importlib.import_module(name)
-    args = script.parse_args(["--evaluate", str(ROOT / "pretrained" / f"{task}.pt")])
+    script = importlib.import_module(torch.load(path, weights_only=True)["args"]["exp_name"])
+    args = script.parse_args(["--evaluate", str(path)])
     env = script.make_env(args, film=Path(tempfile.mkdtemp()))  # the camera and the floor of a film
     learner = script.Learner(env, args)
     learner.load(args.evaluate, args)
@@ -112,7 +108,7 @@ def film(task: str, name: str) -> list[Image.Image]:
 
 def write_agents(path: Path) -> None:
     """The films side by side, as one animated picture."""
-    films = [film(task, name) for task, name in TASKS.items()]
+    films = [film(ROOT / "pretrained" / f"{task}.pt") for task in TASKS]
     frames = [Image.fromarray(np.hstack(pictures)) for pictures in zip(*films, strict=True)]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=40, loop=0, quality=60, method=6)
 

@@ -11,7 +11,6 @@ states of two episodes of the fused mean; the released weights come without stat
 gathered over two episodes before. `moved` is the distance of a layer from its initial weights by the run's seed.
 """
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ import pandas as pd
 import torch
 import tyro
 from figures import POLICIES, WIDTH, add_legend, panels
-from report import RESULTS, ROOT
+from report import RESULTS, ROOT, read_config
 from statistics_of_runs import effect, iqm, scores
 from tables import MATCHED, MEASURES, table, with_interval
 from tyro.conf import Positional
@@ -109,7 +108,7 @@ def rows(released: Positional[Path], runs: Positional[tuple[Path, ...]] = ()) ->
     """The released agent's figures and those of each run, as CSV."""
     table = [{"run": "released", "seed": 10, "step": "", "script": "", "args": ""} | measure(released, 10)]
     for folder in runs:
-        seed = json.loads((folder / "config.json").read_text())["seed"]
+        seed = read_config(folder)["seed"]
         name, flags = folder.with_name(f"{folder.name}.args").read_text().strip().split(maxsplit=1)
         snapshots = sorted((folder / "snapshots").glob("*.pt"), key=lambda path: int(path.stem))
         for path in snapshots or [folder / "checkpoint.pt"]:
