@@ -111,7 +111,7 @@ def draw(title: str, curves: pd.DataFrame) -> Figure:
             plain_log_ticks(axis)
     handles = []
     if len(counts) > 1:
-        handles += [Line2D([], [], color=color, label=f"{x} ({counts[x]} runs)") for x, color in colors.items()]
+        handles += [Line2D([], [], color=color, label=f"{x} (runs: {counts[x]})") for x, color in colors.items()]
     if "entropy_pref" in curves:
         handles += [Line2D([], [], **x if len(counts) == 1 else x | {"color": "black"}) for x in POLICIES.values()]
     if handles:

@@ -81,8 +81,8 @@ def test_seeds_become_a_band_and_other_arguments_other_lines(runs):
     wide = shutil.copytree(runs / "one", runs / "wide")
     rewrite(wide / "config.json", alpha=0.4, anneal_pref=True)
     axes, names = draw(runs / "one", runs / "plain", runs / "two", wide, runs / "one" / ".." / "one")
-    common = ["prefpoe_continuous, alpha=0.2, anneal_pref=False (2 runs)", "ppo_baseline (1 runs)"]
-    assert names[:3] == [*common, "prefpoe_continuous, alpha=0.4, anneal_pref=True (1 runs)"]
+    common = ["prefpoe_continuous, alpha=0.2, anneal_pref=False (runs: 2)", "ppo_baseline (runs: 1)"]
+    assert names[:3] == [*common, "prefpoe_continuous, alpha=0.4, anneal_pref=True (runs: 1)"]
     one, two, alone = (metrics_of(runs / name)["SPS"].to_numpy() for name in ("one", "two", "plain"))
     (_, both), (_, plain), (_, other) = lines_of(axes["SPS"])
     assert both == pytest.approx((one + two) / 2)
