@@ -148,8 +148,9 @@ def acting(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def runs_of(evaluations: Frames, curves: Frames) -> Runs:
-    """What there is of each run: its row, means of its curves over the last tenth of training, and QUANTITIES."""
-    runs, run = Runs(), ["variant", "seed"]
+    """What there is of each run: its row, means of its curves over the last tenth of training, and what COLUMNS adds."""
+    runs = Runs()
+    run = ["variant", "seed"]
     for task, rows in evaluations.items():
         curve = acting(curves[task]).set_index(run)
         last = curve[curve["global_step"] > 0.9 * curve["global_step"].max()].groupby(run).mean()
@@ -269,8 +270,8 @@ def rows_of(runs: Runs, chosen: Iterable[tuple[str, str]], columns: Iterable[str
         if len(runs[task, variant, "evaluation"]):
             row = {"task": "".join(task_and_length(task)), "variant": in_words(variant)}
             for column in columns:
-                kind, _, quantity = column.rpartition(" ")
-                if kind == "less":
+                if column.startswith("less "):
+                    quantity = column.removeprefix("less ")
                     default = base or ONE_CHANGED.match(variant)[1]
                     name = f"{COLUMNS[quantity]}, less {in_words(base) or 'the default'}"
                     row[name] = difference(runs, task, variant, default, quantity)
