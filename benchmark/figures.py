@@ -4,17 +4,16 @@ their own size, with no type below 9 pt."""
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from itertools import product
 
 import pandas as pd
+import tables
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from statistics_of_runs import bootstrap, improvement, iqm
 from tables import BETA1, BONUS, CLEANRL, MATCHED, MEASURES, NAMES, NARROW_BONUS, STARTS, Runs, acting, pairs_of
 
 Frames = dict[str, pd.DataFrame]  # by task
-RESULTS = Path(__file__).with_name("results")
-PUBLISHED = "CleanRL's SAC, published"
 STYLE = {  # colour and marker of a variant; colours differ in lightness too, for greyscale and for the colour-blind
     CLEANRL: dict(color="#7fb2d6", marker="v"),
     "ppo": dict(color="#2f7fb8", marker="s"),
@@ -26,17 +25,20 @@ STYLE = {  # colour and marker of a variant; colours differ in lightness too, fo
     "sac": dict(color="#06264f", marker="o"),
     "prefpoe-sac": dict(color="#b2182b", marker="D"),
     "prefpoe-sac-own": dict(color="#f2a32c", marker="^"),
-    PUBLISHED: dict(color="#777777", marker=""),
 }
 POLICIES = {
     "main": dict(color="#2f7fb8", linestyle="--", label=r"main expert $\pi_\theta$"),
     "pref": dict(color="#f2a32c", linestyle="-.", label=r"preference $\pi_p$"),
-    "fused": dict(color="#b2182b", linestyle="-", label=r"acting policy $\pi_f$"),
+    "fused": dict(color="#b2182b", linestyle="-", label=r"fused policy $\pi_f$"),
 }
 RETURN, ENTROPY, TRACE = "return (environment's reward)", "entropy (nats)", r"tr $\Sigma$ (squared units of the action)"
 GUIDANCE = r"corr($A_\mathrm{norm}$, $\log\,\pi_p(a|s)$)"
 WIDTH = 7.62  # inches
-FILLED, OPEN = dict(linestyle="-"), dict(linestyle="--", markerfacecolor="white")  # evaluation, training return
+INTERVAL = dict(color=STYLE["prefpoe"]["color"], lw=1.3)
+RETURNS = {  # where and how each return of PrefPoE is drawn
+    "evaluation": (-0.16, STYLE["prefpoe"] | dict(linestyle="-")),
+    "training_return": (0.16, STYLE["prefpoe"] | dict(linestyle="--", markerfacecolor="white")),
+}
 
 
 def panels(count: int, title: str = "", width: float = 4.2, height: float = 3.5, most: int = 3, **share):
@@ -81,36 +83,26 @@ def plain_log_ticks(axis) -> None:
     axis.yaxis.set_major_formatter("{x:g}")
 
 
-def draw_curves(curves: Frames, variants: list[str], column: str, label: str, unit: float = 1e6) -> Figure:
+def draw_curves(curves: Frames, variants: list[str], column: str, label: str) -> Figure:
     """Over training, a panel a task; and where PrefPoE's width should be, given its preference's."""
     figure, axes = panels(len(curves), width=WIDTH / len(curves), height=3.4)
+    longest = max(rows["global_step"].max() for rows in curves.values())
+    unit, name = (1e6, "millions") if longest > 5e5 else (1e3, "thousands")
     for axis, (task, rows) in zip(axes, curves.items(), strict=True):
         shown = [variant for variant in variants if (rows["variant"] == variant).any()]
         for i, variant in enumerate(shown):
             marks = dict(markevery=(2 * i, 2 * len(shown)), markersize=5)
-            draw_band(axis, rows, variant, column, unit, label=NAMES.get(variant, variant), **STYLE[variant] | marks)
+            draw_band(axis, rows, variant, column, unit, label=NAMES[variant], **STYLE[variant] | marks)
         if column == "trace_acting":
-            pref = rows[rows["variant"] == "prefpoe"].groupby("global_step")["trace_pref"].agg(iqm)
+            predicted = 0.9 * rows[rows["variant"] == "prefpoe"].groupby("global_step")["trace_pref"].agg(iqm)
             looks = dict(color="black", linestyle="--", lw=1.2, zorder=3)
-            axis.plot(pref.index / unit, 0.9 * pref, label="0.9 tr Σ of PrefPoE's preference", **looks)
+            axis.plot(predicted.index / unit, predicted, label="0.9 tr Σ of PrefPoE's preference", **looks)
             plain_log_ticks(axis)
         axis.set_title(task, fontsize="medium")
-        axis.set_xlabel(f"environment steps ({'millions' if unit == 1e6 else 'thousands'})")
+        axis.set_xlabel(f"environment steps ({name})")
     axes[0].set_ylabel(label)
     add_legend(figure, axes, ncols=3 if len(variants) == 3 else 2)
     return figure
-
-
-def with_published(curves: Frames) -> Frames:
-    """SAC's runs of all lengths, by task, and the beginning of CleanRL's own curve."""
-    published = pd.read_csv(RESULTS / "cleanrl-sac-published.csv").query("global_step <= 300_000")
-    found = {}
-    for task in ("HalfCheetah-v4", "Ant-v4"):
-        ours = [rows for name, rows in curves.items() if name.startswith(f"sac-{task}")]
-        theirs = published[published["task"] == task].assign(variant=PUBLISHED)
-        if ours:
-            found[task] = pd.concat([*ours, theirs], ignore_index=True)
-    return found
 
 
 def draw_beta1(runs: Runs, tasks: list[str]) -> Figure:
@@ -118,11 +110,10 @@ def draw_beta1(runs: Runs, tasks: list[str]) -> Figure:
     figure, axes = panels(len(tasks), width=WIDTH / len(tasks), height=3.4)
     for axis, task in zip(axes, tasks, strict=True):
         known = {value: variant for value, variant in BETA1.items() if len(runs[task, variant, "evaluation"])}
-        for (quantity, name), look, shift in zip(MEASURES.items(), (FILLED, OPEN), (-0.07, 0.07), strict=True):
-            samples = {x + shift: runs[task, variant, quantity] for x, variant in enumerate(known.values())}
-            axis.plot([*samples], [iqm(sample) for sample in samples.values()], label=name, **STYLE["prefpoe"] | look)
-            for x, sample in samples.items():
-                axis.plot([x, x], bootstrap(iqm, sample), color=STYLE["prefpoe"]["color"], lw=1.2)
+        for quantity, (shift, look) in RETURNS.items():
+            samples = {x + shift / 2: runs[task, variant, quantity] for x, variant in enumerate(known.values())}
+            axis.plot([*samples], [iqm(x) for x in samples.values()], label=MEASURES[quantity], **look)
+            axis.vlines([*samples], *zip(*(bootstrap(iqm, x) for x in samples.values()), strict=True), **INTERVAL)
         axis.set_xticks(range(len(known)), [f"{value:g}" + "\n(default)" * (value == 0.2) for value in known])
         axis.set_title(task, fontsize="medium")
         axis.set_xlabel("β₁, the weight of the advantages")
@@ -136,44 +127,42 @@ def draw_starts(axis, runs: Runs) -> None:
     labels = []
     for head, variants in STARTS.items():
         labels.append(head)
-        for variant, label in variants.items():
+        for variant in variants:
             x = runs["HalfCheetah-v4", variant, "evaluation"]
             if len(x):
                 look = STYLE["prefpoe" if variant.startswith("prefpoe") else variant if variant == CLEANRL else MATCHED]
                 low, high = bootstrap(iqm, x)
-                axis.plot([low, high], [len(labels)] * 2, color=look["color"], lw=1.6)
+                axis.hlines(len(labels), low, high, color=look["color"])
                 axis.plot(iqm(x), len(labels), markersize=7, **look)
-                axis.text(max(high, iqm(x) + 150) + 200, len(labels), f"{iqm(x):,.0f}", va="center", fontsize=9)
-                labels.append(label)
+                axis.text(max(high, iqm(x) + 150) + 250, len(labels), f"{iqm(x):,.0f}", va="center", fontsize=9)
+                labels.append(NAMES[variant].replace(", ", ",\n"))
     axis.axvline(5375, color="#777777", linestyle=":")
     axis.text(5250, 0, "the paper: 5,375", ha="right", va="center", fontsize=9, color="#555555")
     axis.set_yticks(range(len(labels)), labels)
     for tick in axis.get_yticklabels():
         tick.set_fontweight("bold" if tick.get_text() in STARTS else "normal")
-    axis.set(xlim=(0, 7600), ylim=(len(labels) - 0.4, -0.6), xlabel="evaluation after 1M steps")
+    axis.set(xlim=(0, 7800), ylim=(len(labels) - 0.4, -0.6), xlabel="evaluation after 1M steps")
     axis.set_title("(a) HalfCheetah: the start decides", loc="left", fontsize="medium")
 
 
 def draw_beaten(axis, runs: Runs, tasks: list[str]) -> None:
     """How often PrefPoE beats matched PPO, a line a task and one their mean."""
     rows = {task.rpartition("-")[0]: [task] for task in tasks} | {"mean": tasks}
-    places = [*range(len(tasks)), len(tasks) + 0.5]
-    for (quantity, name), look, shift in zip(MEASURES.items(), (FILLED, OPEN), (-0.17, 0.17), strict=True):
-        for y, of_row in zip(places, rows.values(), strict=True):
-            samples = pairs_of(runs, "prefpoe", MATCHED, quantity, of_row)
-            if samples:
-                interval = bootstrap(improvement, *samples)
-                axis.plot(interval, [y + shift] * 2, color=STYLE["prefpoe"]["color"], lw=1.4, ls=look["linestyle"])
-                axis.plot(improvement(*samples), y + shift, label=name, **STYLE["prefpoe"] | look | {"linestyle": ""})
+    for (quantity, (shift, look)), (y, of_row) in product(RETURNS.items(), enumerate(rows.values())):
+        samples = pairs_of(runs, "prefpoe", MATCHED, quantity, of_row)
+        if samples:
+            axis.hlines(y + shift, *bootstrap(improvement, *samples), linestyle=look["linestyle"], **INTERVAL)
+            label = MEASURES[quantity]
+            axis.plot(improvement(*samples), y + shift, label=label, **look | {"linestyle": ""})
     axis.axvline(0.5, color="black", lw=1)
-    axis.axhline(len(tasks) - 0.25, color="#777777", lw=0.8)
-    axis.set_yticks(places, [*rows])
-    axis.set(xlim=(-0.03, 1.03), ylim=(len(tasks) + 1.1, -0.6), xlabel="P(PrefPoE beats matched PPO)")
+    axis.axhline(len(tasks) - 0.5, color="#777777", lw=0.8)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set(xlim=(-0.03, 1.03), ylim=(len(tasks) + 0.6, -0.6), xlabel="P(PrefPoE beats matched PPO)")
     axis.set_title(f"(b) All {len(tasks)} tasks", loc="left", fontsize="medium")
 
 
 def draw_verdict(runs: Runs, tasks: list[str]) -> Figure:
-    figure, axes = panels(2, width=WIDTH / 2, height=4.3)
+    figure, axes = panels(2, width=WIDTH / 2, height=4.9)
     draw_starts(axes[0], runs)
     draw_beaten(axes[1], runs, tasks)
     add_legend(figure, axes[1:], ncols=2)
@@ -186,15 +175,23 @@ def make_figures(runs: Runs, curves: Frames) -> dict[str, Callable[[], Figure]]:
     width = {task: acting(curves[task]) for task in ("HalfCheetah-v4", "Ant-v4", "Walker2d-v4") if task in every}
     balance = {task: curves[task] for task in ("Hopper-v4", "Walker2d-v4") if task in every}
     guided = runs.tasks("prefpoe-beta1-1", "prefpoe-beta1-4")
-    sac = with_published(curves)
-    widths = [MATCHED, BONUS, NARROW_BONUS, "prefpoe"], "trace_acting", "tr Σ of the acting policy"
-    balances = [CLEANRL, MATCHED, "prefpoe"], "episodic_return", "training return"
-    sacs = ["sac", "prefpoe-sac", "prefpoe-sac-own", PUBLISHED], "episodic_return", "training return", 1e3
+    sac = {}
+    for name in runs.tasks("sac", "prefpoe-sac", prefix="sac-"):
+        task, _ = tables.task_and_length(name)
+        sac[task] = pd.concat([curves[name], sac.get(task)])  # of all lengths
+    return_of = "episodic_return", "training return"
     figures = {
-        "verdict": (every[:1] == ["HalfCheetah-v4"], partial(draw_verdict, runs, every)),
-        "widths": (width, partial(draw_curves, width, *widths)),
-        "beta1": (guided, partial(draw_beta1, runs, guided)),
-        "balance": (balance, partial(draw_curves, balance, *balances)),
-        "sac": (sac, partial(draw_curves, sac, *sacs)),
+        "verdict": (every[:1] == ["HalfCheetah-v4"], draw_verdict, runs, every),
+        "widths": (
+            width,
+            draw_curves,
+            width,
+            [MATCHED, BONUS, NARROW_BONUS, "prefpoe"],
+            "trace_acting",
+            "tr Σ of the acting policy",
+        ),
+        "beta1": (guided, draw_beta1, runs, guided),
+        "balance": (balance, draw_curves, balance, [CLEANRL, MATCHED, "prefpoe"], *return_of),
+        "sac": (sac, draw_curves, sac, ["sac", "prefpoe-sac", "prefpoe-sac-own"], *return_of),
     }
-    return {name: draw for name, (shown, draw) in figures.items() if shown}
+    return {name: partial(*call) for name, (shown, *call) in figures.items() if shown}

@@ -3,18 +3,16 @@
     python benchmark/multimodal.py runs/*       # results/multimodal.csv, a row a run, results/multimodal.png, a summary
     python benchmark/multimodal.py              # only the summary, from results/multimodal.csv
 
-Each run's acting policy is sampled for 100 episodes, which all start in the middle, so that no start decides which goal
-is near. A goal is reached if one of them ends there; the entropy (nats) is that of the shares of the goals among the
-episodes that end at one, from 0 for a single goal to log 4 = 1.39. Modes in use, exp of the entropy of the weights, are
-those of the acting policy in the middle, and of preference and acting policy averaged over the states visited in the
-last tenth of training, as what follows them. The picture has the paths of the first 20 episodes, a colour a run.
-
-A run taken in again replaces its row, all others stay. The picture is drawn anew where all of them are given.
+Each run's fused policy is sampled for 100 episodes, which all start in the middle, so that no start decides which goal
+is near. A goal is reached if one of them ends there. The entropy (nats) is that of the shares of the goals among the
+episodes that end at one. Modes in use, exp of the entropy of the weights, are those of the fused policy in the middle,
+and of preference and fused policy averaged over the states of the last tenth of training, as what follows them. The
+picture has the paths of the first 20 episodes. Give all runs at once; others than of MultiGoal-v0 are skipped.
 """
 
 import importlib
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,44 +20,32 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
-from figures import panels
-from matplotlib import colormaps
+from figures import WIDTH, panels
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
-from report import fail, parse_name, read_config, read_metrics, reading
+from report import RESULTS, ROOT, fail, read_config, read_metrics
+from scipy.stats import entropy
 from statistics_of_runs import scores
 from tables import table, with_interval
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "open_questions"))
 script = importlib.import_module("prefpoe_multimodal")
 
 EPISODES, DRAWN = 100, 20
-TITLES = {"prefpoe-modes-1": "a preference of one mode", "prefpoe-modes-4": "of four modes"}
-TITLES |= {f"{variant}-raised": f"{title}, λ and α raised" for variant, title in TITLES.items()}
-TITLES |= {f"prefpoe-modes-4-{x}": f"of four modes, {y} raised" for x, y in (("lambda-8", "λ"), ("alpha-1", "α"))}
-COLUMNS = {  # of multimodal.csv -> name and form in the summary
-    "goals": ("goals reached, of 4", "{:.2f}"),
-    "goal_entropy": ("entropy over goals (nats)", "{:.2f}"),
-    "reached": ("episodes that reach one (%)", "{:.0f}"),
-    "return": ("return", "{:.2f}"),
-    "modes_start": ("modes in use at the start", "{:.2f}"),
-    "goals_start": ("goals that these point at", "{:.2f}"),
-    "modes_pref": ("modes in use, preference", "{:.2f}"),
-    "modes_fused": ("modes in use, acting policy", "{:.2f}"),
-    "mode_distance": ("distance between modes", "{:.2f}"),
-    "mode_sigma": ("σ of a mode, by weight", "{:.2f}"),
-    "mode_share": ("ρ", "{:.2f}"),
+COLUMNS = {  # of multimodal.csv -> name in the summary
+    "goals": "goals reached, of 4",
+    "goal_entropy": "entropy over goals (nats)",
+    "reached": "episodes that reach one (%)",
+    "return": "return",
+    "modes_start": "modes in use at the start",
+    "goals_start": "goals that these point at",
+    "modes_pref": "modes in use, preference",
+    "modes_fused": "modes in use, fused policy",
+    "mode_distance": "distance between modes",
+    "mode_sigma": "σ of a mode, by weight",
+    "mode_share": "ρ",
 }
 MODES = [*COLUMNS][6:]  # columns of metrics.csv, of which the last tenth of training is averaged
-
-
-@dataclass
-class Args:
-    folders: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """run folders; whatever is no finished run of MultiGoal-v0 is skipped"""
-    results: Path = ROOT / "benchmark" / "results"
-    """folder of multimodal.csv and multimodal.png"""
 
 
 def load(folder: Path) -> tuple:
@@ -76,109 +62,95 @@ def sample_episodes(folder: Path, episodes: int, **start: tuple) -> tuple[list[i
     learner, env, args = load(folder)
     act = script.torch_policy(learner.agent, args)
     rng = np.random.default_rng(args.seed)
-    goals, returns, paths = [], [], []
+    goals = []
+    returns = []
+    paths = []
     for episode in range(episodes):
         obs, info = env.reset(seed=2**30 + episode, options=start)
-        path, rewards, ended = [obs], [], False
+        path = [obs]
+        returns.append(0.0)
+        ended = False
         while not ended:
             noise = script.sample_noise(rng, (1,), env.action_space)
             action = act(script.normalize_obs(obs[None], learner.obs_stats, args), noise)[0]
             obs, reward, terminated, truncated, info = env.step(action.clip(-1, 1))
             path.append(obs)
-            rewards.append(reward)
+            returns[-1] += reward
             ended = terminated or truncated
         goals.append(info["goal"])
-        returns.append(sum(rewards))
         paths.append(np.array(path))
     return goals, returns, paths
 
 
 @torch.no_grad()
 def modes_at_the_start(folder: Path) -> dict[str, float]:
-    """In the middle: exp of the entropy of the acting policy's weights, and how many goals its modes point at, of those
+    """In the middle: exp of the entropy of the fused policy's weights, and how many goals its modes point at, of those
     with a weight of 0.05 or more."""
     learner, _, args = load(folder)
     obs = script.normalize_obs(np.zeros((1, 2)), learner.obs_stats, args)
     main, pref, _ = learner.agent(torch.from_numpy(obs))
     fused = script.fuse(main, pref, args)
-    log_w = fused.log_weight[0]
-    mean = fused.modes.mean[0].numpy()
-    aims = (mean @ script.MultiGoal.GOALS.T).argmax(-1)[log_w.exp().numpy() >= 0.05]
-    return {"modes_start": (-(log_w.exp() * log_w).sum()).exp().item(), "goals_start": len({*aims.tolist()})}
+    weights = fused.log_weight[0].exp().numpy()
+    aims = (fused.modes.mean[0].numpy() @ script.MultiGoal.GOALS.T).argmax(-1)
+    return {"modes_start": np.exp(entropy(weights)), "goals_start": len(np.unique(aims[weights >= 0.05]))}
 
 
-def entropy_of(counts: np.ndarray) -> float:
-    """Of the distribution that these counts are, in nats; 0 where all are 0."""
-    p = counts[counts > 0] / max(1, counts.sum())
-    return float(-(p * np.log(p)).sum()) + 0.0  # no -0.0
-
-
-def measure(folder: Path, variant: str, seed: str) -> tuple[dict[str, object], list[np.ndarray]]:
+def measure(folder: Path) -> tuple[dict[str, object], list[np.ndarray]]:
     """A run's row of multimodal.csv, and the paths of its episodes."""
+    _, variant, seed = folder.name.split("__")
     goals, returns, paths = sample_episodes(folder, EPISODES, position=(0.0, 0.0))
     counts = np.bincount([goal for goal in goals if goal >= 0], minlength=4)
-    row = {"variant": variant, "seed": int(seed), "goals": int((counts > 0).sum()), "goal_entropy": entropy_of(counts)}
+    row = {"variant": variant, "seed": int(seed), "goals": np.count_nonzero(counts)}
+    row["goal_entropy"] = entropy(counts) if counts.any() else 0.0
     row |= {"reached": 100 * counts.sum() / EPISODES, "return": np.mean(returns)}
     row |= modes_at_the_start(folder)
-    with reading(folder / "metrics.csv"):
-        metrics = read_metrics(folder)
-    return row | metrics[MODES].tail(max(1, len(metrics) // 10)).mean().to_dict(), paths
+    metrics = read_metrics(folder)
+    row |= metrics[MODES].tail(max(1, len(metrics) // 10)).mean()
+    return row | {"steps": read_config(folder)["total_timesteps"]}, paths
 
 
-def draw(paths: dict[str, dict[int, list[np.ndarray]]]) -> Figure:
-    """A panel a variant: paths of sampled episodes, a colour a seed, among the goals."""
-    figure, axes = panels(
-        len(paths), f"MultiGoal-v0 after training: {DRAWN} sampled episodes a run, a colour a run", most=3
-    )
-    for axis, (variant, runs) in zip(axes, sorted(paths.items()), strict=True):
-        for seed, drawn in runs.items():
-            for path in drawn[:DRAWN]:
-                axis.plot(*path.T, color=colormaps["tab10"]((seed - 1) % 10), lw=0.7, alpha=0.6)
+def draw(rows: pd.DataFrame, paths: list[list[np.ndarray]]) -> Figure:
+    """A panel a variant: paths of sampled episodes among the goals, dark if their run reaches several."""
+    variants = rows.groupby("variant").groups
+    figure, axes = panels(len(variants), "", WIDTH / 3, WIDTH / 3 + 0.2)
+    for axis, (variant, runs) in zip(axes, variants.items(), strict=True):
+        for run in runs:
+            look = dict(color="#b2182b", lw=1) if rows["goals"][run] > 1 else dict(color="#999999", lw=0.6)
+            for path in paths[run][:DRAWN]:
+                axis.plot(*path.T, **look)
         for goal in script.MultiGoal.GOALS:
-            axis.add_patch(Circle(goal, script.MultiGoal.RADIUS, fill=False, color="black", lw=1.5, zorder=3))
-        axis.set(xlim=(-1.25, 1.25), ylim=(-1.25, 1.25), aspect="equal", xlabel="x", ylabel="y")
-        axis.set_title(f"{TITLES.get(variant, variant)}: {len(runs)} seeds", fontsize="medium")
+            axis.add_patch(Circle(goal, script.MultiGoal.RADIUS, fill=False, lw=1.5, zorder=3))
+        axis.set(xlim=(-1.25, 1.25), ylim=(-1.25, 1.25), aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
+        axis.set_title(variant, fontsize=9)
     return figure
 
 
 def summary(rows: pd.DataFrame) -> str:
     """Markdown, a row a quantity and a column a variant: means over seeds with 95 % bootstrap intervals."""
-    variants, mean = [*dict.fromkeys(rows["variant"])], partial(np.mean, axis=-1)
-    lines = [{"mean over seeds": "seeds"} | {v: (rows["variant"] == v).sum() for v in variants}]
-    for column, (name, form) in COLUMNS.items():
-        cells = {v: with_interval(form, mean, scores(rows, v, column)) for v in variants}
-        lines.append({"mean over seeds": name} | cells)
+    counts = rows["variant"].value_counts(sort=False)
+    lines = [{"mean over seeds": "seeds", **counts}]
+    for column, name in COLUMNS.items():
+        form = "{:.0f}" if column == "reached" else "{:.2f}"
+        cells = {v: with_interval(form, partial(np.mean, axis=-1), scores(rows, v, column)) for v in counts.index}
+        lines.append({"mean over seeds": name, **cells})
     return table(lines)
 
 
-def main(args: Args) -> None:
-    path, rows, paths = args.results / "multimodal.csv", [], {}
-    known = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["variant", "seed", "steps"])
-    args.results.mkdir(parents=True, exist_ok=True)
-    for folder in sorted(args.folders):
-        config = read_config(folder) if (folder / "evaluation.json").exists() else {}
-        if config and (name := parse_name(folder, config)):
-            task, variant, seed = name
-            if task.startswith("MultiGoal-v0"):
-                if len(lengths := {config["total_timesteps"], *known["steps"], *(row["steps"] for row in rows)}) > 1:
-                    fail(f"runs of {sorted(lengths)} steps do not mix in {path}: give another --results")
-                row, episodes = measure(folder, variant, seed)
-                rows.append(row | {"steps": config["total_timesteps"]})
-                paths.setdefault(variant, {})[int(seed)] = episodes
-    if args.folders and not rows:
+def main(folders: tyro.conf.Positional[tuple[Path, ...]] = (), results: Path = RESULTS) -> None:
+    path = results / "multimodal.csv"
+    runs = [x for x in sorted(folders) if x.match("MultiGoal-v0__*__*") and (x / "evaluation.json").exists()]
+    if folders and not runs:
         fail("no finished run MultiGoal-v0__<variant>__<seed> is among the folders; give run folders, such as runs/*")
-    if rows:
-        new = pd.DataFrame(rows)
-        frame = pd.concat([new, known]).drop_duplicates(["variant", "seed"]).sort_values(["variant", "seed"])
-        frame.to_csv(path, index=False, float_format="%.5g", lineterminator="\n")
-        if len(frame) == len(new):
-            draw(paths).savefig(args.results / "multimodal.png", metadata={"Software": None})
-        else:
-            print("multimodal.png is left as it is: to draw it, give all runs at once", file=sys.stderr)
-    if not path.exists():
-        fail(f"{path} is not there yet: give run folders, such as runs/*")
+    if runs:
+        measured = [measure(run) for run in runs]
+        rows = pd.DataFrame([row for row, _ in measured])
+        if rows["steps"].nunique() > 1:
+            fail(f"runs of {rows['steps'].unique()} steps do not mix: give those of one length")
+        rows.sort_values(["variant", "seed"]).to_csv(path, index=False, float_format="%.5g")
+        figure = draw(rows, [paths for _, paths in measured])
+        figure.savefig(results / "multimodal.png", dpi=220, metadata={"Software": None})
     print(summary(pd.read_csv(path)))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    tyro.cli(main, description=__doc__)

@@ -41,7 +41,7 @@ def share(x: np.ndarray, between: np.ndarray, base: np.ndarray) -> np.ndarray:
 
 
 def resampled(statistic: Callable, *samples: np.ndarray, resamples: int = 10_000):
-    """scipy's bootstrap; each sample (runs,) is a stratum, so it is resampled on its own, the same way every time."""
+    """scipy's bootstrap; each sample (runs,) is resampled on its own, and the same way every time."""
     options = dict(n_resamples=resamples, vectorized=True, method="percentile", rng=0)
     return stats.bootstrap(samples, lambda *x, axis: statistic(*x), **options)
 
@@ -50,8 +50,7 @@ def bootstrap(statistic: Callable, *samples: np.ndarray, resamples: int = 10_000
     """95 % percentile interval. A single run has none."""
     if min(map(len, samples)) == 1:
         return (statistic(*samples),) * 2
-    interval = resampled(statistic, *samples, resamples=resamples).confidence_interval
-    return interval.low, interval.high
+    return tuple(resampled(statistic, *samples, resamples=resamples).confidence_interval)
 
 
 def differ(x: np.ndarray, y: np.ndarray) -> bool:

@@ -28,8 +28,6 @@ NAMES = {
     "ppo-cleanrl-exact": "CleanRL's PPO with its own statistics",
     "ppo": "PPO with bootstrapping",
     WIDE: "matched PPO, wide start",
-    "ppo-squash": "PPO with bootstrapping, tanh means",
-    "ppo-shared": "PPO with bootstrapping, shared backbone",
     NARROW: "matched PPO, PrefPoE's start",
     NARROW_BONUS: "matched PPO, PrefPoE's start and bonus",
     BONUS: "matched PPO with the bonus",
@@ -38,23 +36,13 @@ NAMES = {
     "prefpoe-beta1-0": "PrefPoE without advantages",
     "prefpoe-linear": "PrefPoE, the heads' average acts",
     "prefpoe-none": "PrefPoE, the main expert acts",
-    "prefpoe-lambda-falling": "PrefPoE, λ falls to 0",
-    "prefpoe-lambda-rising": "PrefPoE, λ rises from 0",
-    "prefpoe-lambda-guided": "PrefPoE, λ follows the critic",
-    "prefpoe-modes-4": "PrefPoE, four modes",
     "sac": "SAC",
     "prefpoe-sac": "PrefPoE on SAC, replayed actions",
     "prefpoe-sac-own": "PrefPoE on SAC, own actions",
 }
-STARTS = {  # of the variants on HalfCheetah that the first figure shows, by their sigma
-    "starts wide, σ = 1": {CLEANRL: "CleanRL's PPO", WIDE: "PPO, PrefPoE's network", WIDE_PREFPOE: "PrefPoE"},
-    "starts narrow": {
-        MATCHED: "matched PPO (σ = 0.37)",
-        NARROW: "… from σ = 0.26",
-        NARROW_BONUS: "… and an entropy bonus",
-        "prefpoe": "PrefPoE (σ = 0.26)",
-        "prefpoe-beta1-0": "… without advantages",
-    },
+STARTS = {  # of the first figure, by their sigma
+    "starts wide, σ = 1": (CLEANRL, WIDE, WIDE_PREFPOE),
+    "starts narrow": (MATCHED, NARROW, NARROW_BONUS, "prefpoe", "prefpoe-beta1-0"),
 }
 BETA1 = {0: "prefpoe-beta1-0", 0.1: "prefpoe-beta1-0.1", 0.2: "prefpoe", 0.4: "prefpoe-beta1-0.4"}
 BETA1 |= {value: f"prefpoe-beta1-{value}" for value in (1, 2, 4)}
@@ -101,6 +89,8 @@ COLUMNS = MEASURES | {
     "solving": "runs that solve it",
     "first_success": "steps to the first success",
     "succeeding": "runs that had one",
+    "P evaluation": "P(PrefPoE better), evaluation",
+    "P training_return": "P(PrefPoE better), training return",
     "args": "script and flags",
     "seeds": "seeds",
 }
@@ -158,8 +148,9 @@ def acting(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def runs_of(evaluations: Frames, curves: Frames) -> Runs:
-    """What there is of each run: its row, means of its curves over the last tenth of training, and QUANTITIES."""
-    runs, run = Runs(), ["variant", "seed"]
+    """What there is of each run: its row, means of its curves over the last tenth of training, and what COLUMNS adds."""
+    runs = Runs()
+    run = ["variant", "seed"]
     for task, rows in evaluations.items():
         curve = acting(curves[task]).set_index(run)
         last = curve[curve["global_step"] > 0.9 * curve["global_step"].max()].groupby(run).mean()
@@ -194,26 +185,33 @@ def marked(text: str, x: np.ndarray, base: np.ndarray) -> str:
     return f"**{text}**" if statistics.apart(x, base) else f"{text} †"
 
 
-def cell(runs: Runs, task: str, variant: str, column: str, base: str = "") -> str:
-    """A column's text; an IQM is marked if it differs from that of the base."""
-    x = runs[task, variant, column]
+def mean(runs: Runs, task: str, variant: str, quantity: str, base: str = "") -> str:
+    """IQM of a quantity, marked if it differs from the base's."""
+    form = "{:.2f}" if task == "FrozenLake-v1" else FORMS.get(quantity, "{:,.0f}")
+    x = runs[task, variant, quantity]
+    return marked(with_interval(form, iqm, x), x, runs[task, base, quantity])
+
+
+def cell(runs: Runs, task: str, variant: str, column: str) -> str:
     evaluations, returns = (runs[task, variant, measure] for measure in MEASURES)
     if column == "seeds":
         return str(len(evaluations))
     if column == "args":
-        return max(x)  # of old rows some are unknown
+        return max(runs[task, variant, column])  # of old rows some are unknown
     if column == "mean ± std":
         return f"{returns.mean():,.0f} ± {returns.std():,.0f}"
     if column == "resting":
         return ratio_at_rest(variant) if variant.startswith("prefpoe") else "–"
+    if column == "succeeding":
+        return f"{len(runs[task, variant, 'first_success'])} of {len(evaluations)}"
     if column == "solving":
         test = binomtest(int((evaluations >= SOLVED[task_and_length(task)[0]]).sum()), len(evaluations))
         shares = [100 * share for share in (test.statistic, *test.proportion_ci(method="wilson"))]
         return "{:.0f} % [{:.0f} %, {:.0f} %]".format(*shares)
-    if column == "succeeding":
-        return f"{len(runs[task, variant, 'first_success'])} of {len(evaluations)}"
-    form = "{:.2f}" if task == "FrozenLake-v1" else FORMS.get(column, "{:,.0f}")
-    return marked(with_interval(form, iqm, x), x, runs[task, base, column])
+    if column.startswith("P "):
+        quantity = column.removeprefix("P ")
+        return "–" if variant == "prefpoe" else probability(runs, "prefpoe", variant, quantity, [task])
+    return mean(runs, task, variant, column)
 
 
 def ratio_at_rest(variant: str) -> str:
@@ -264,27 +262,22 @@ def table(rows: list[dict[str, object]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
-def rows_of(runs: Runs, chosen: Iterable[tuple[str, str]], *columns: str, base: str = "") -> list[dict]:
-    """A row for each of these tasks and variants that there are."""
+def rows_of(runs: Runs, chosen: Iterable[tuple[str, str]], columns: Iterable[str], base: str = "") -> list[dict]:
+    """A row for each of these tasks and variants that there are; `less X` is the difference in X from the base, or without
+    one from the variant with the default of the one coefficient."""
     rows = []
     for task, variant in chosen:
         if len(runs[task, variant, "evaluation"]):
             row = {"task": "".join(task_and_length(task)), "variant": in_words(variant)}
-            row |= {COLUMNS[column]: cell(runs, task, variant, column, base) for column in columns}
+            for column in columns:
+                if column.startswith("less "):
+                    quantity = column.removeprefix("less ")
+                    default = base or ONE_CHANGED.match(variant)[1]
+                    name = f"{COLUMNS[quantity]}, less {in_words(base) or 'the default'}"
+                    row[name] = difference(runs, task, variant, default, quantity)
+                else:
+                    row[COLUMNS[column]] = cell(runs, task, variant, column)
             rows.append(row)
-    return rows
-
-
-def compared(runs: Runs, chosen: Iterable[tuple[str, str]], base: str, *quantities: str) -> list[dict]:
-    """Such rows, with the differences from the base, or from the variant with the default of the one coefficient."""
-    chosen = [(task, variant) for task, variant in chosen if len(runs[task, variant, "evaluation"])]
-    rows = rows_of(runs, chosen, *quantities, "trace_acting")
-    for row, (task, variant) in zip(rows, chosen, strict=True):
-        default = base or ONE_CHANGED.match(variant)[1]
-        name = in_words(base) if base else "the default"
-        for quantity in quantities:
-            row[f"{COLUMNS[quantity]}, less {name}"] = difference(runs, task, variant, default, quantity)
-        row["seeds"] = cell(runs, task, variant, "seeds")
     return rows
 
 
@@ -294,7 +287,7 @@ def returns(runs: Runs, *variants: str, readme: bool) -> list[dict]:
     for task, (quantity, name) in product(runs.tasks(*variants), MEASURES.items()):
         base = "" if readme else CLEANRL
         row = {"task": task, "return": name}
-        row |= {in_words(variant): cell(runs, task, variant, quantity, base) for variant in variants}
+        row |= {in_words(variant): mean(runs, task, variant, quantity, base) for variant in variants}
         if readme:
             row["the paper"] = PAPER.get(task, "–") if quantity == "evaluation" else ""
         else:
@@ -332,22 +325,6 @@ def ingredients(runs: Runs) -> list[dict]:
     return rows
 
 
-def bonus(runs: Runs) -> list[dict]:
-    """PrefPoE beside PPO that starts as narrow, without the bonus and with it; last over all of these tasks."""
-    tasks = runs.tasks(NARROW_BONUS)
-    chosen = [pair for pair in product(tasks, (NARROW, NARROW_BONUS, "prefpoe")) if len(runs[*pair, "evaluation"])]
-    rows = rows_of(runs, chosen, *MEASURES, "trace_acting", "seeds")
-    for variant in (NARROW, NARROW_BONUS) if rows else ():
-        chosen.append(("mean", variant))
-        rows.append(dict.fromkeys(rows[0], "") | {"task": "mean", "variant": in_words(variant)})
-    for row, (task, variant) in zip(rows, chosen, strict=True):
-        over = tasks if task == "mean" else [task]
-        for quantity, name in MEASURES.items():
-            text = "–" if variant == "prefpoe" else probability(runs, "prefpoe", variant, quantity, over)
-            row[f"P(PrefPoE better), {name}"] = text
-    return rows
-
-
 def improvements(runs: Runs) -> list[dict]:
     """P(X > Y), averaged over tasks."""
     tasks = runs.tasks("prefpoe", easy=True)
@@ -378,34 +355,36 @@ def detectable(runs: Runs) -> list[dict]:
 def make_tables(runs: Runs) -> dict[str, str]:
     """Every table by its name, empty if it has no runs yet; `tasks` is one for each task, below its name."""
     main = (CLEANRL, MATCHED, "prefpoe")
-    both = product(runs.tasks("prefpoe"), ("prefpoe", MATCHED))
+    less = ("less evaluation", "less training_return", "trace_acting", "seeds")
+    bonus = product(runs.tasks(NARROW_BONUS), (NARROW, NARROW_BONUS, "prefpoe"))
     sparse = product(runs.tasks(*runs.variants(), prefix="sparse-"), runs.variants())
     cleanrl = product(runs.tasks(CLEANRL), (CLEANRL, "ppo-cleanrl-exact"))
     changed = [variant for variant in runs.variants() if ONE_CHANGED.fullmatch(variant) and variant not in NAMES]
     beta1 = product(runs.tasks(*{*BETA1.values()} - {"prefpoe"}), BETA1.values())
     resting = [MATCHED, BONUS, FALLING, NARROW_BONUS, *filter(RESTING.fullmatch, runs.variants())]
-    continuous = [task for task in runs.tasks(*resting) if task not in DISCRETE]
+    resting = [(task, variant) for task, variant in product(runs.tasks(*resting), resting) if task not in DISCRETE]
+    whole = product(runs.tasks("prefpoe"), ("prefpoe", MATCHED))
     tables = {
         "readme": returns(runs, *main, "prefpoe-anneal", readme=True),
         "returns": returns(runs, *main, readme=False),
         "share": share(runs),
         "ingredients": ingredients(runs),
-        "bonus": bonus(runs),
-        "sparse": rows_of(runs, sparse, "solving", "first_success", "succeeding", *MEASURES),
-        "cleanrl": rows_of(runs, cleanrl, "mean ± std", *MEASURES, "seeds", base=CLEANRL),
-        "sensitivity": compared(runs, product(runs.tasks(*changed), changed), "", *MEASURES),
-        "beta1": rows_of(runs, beta1, *MEASURES, "trace_acting", "guidance", "seeds", base="prefpoe"),
-        "rest": rows_of(runs, product(continuous, resting), "resting", "ratio", "trace_acting", "seeds"),
-        "whole": compared(runs, both, MATCHED, "whole", "training_return"),
+        "bonus": rows_of(runs, bonus, [*MEASURES, "trace_acting", "P evaluation", "P training_return", "seeds"]),
+        "sparse": rows_of(runs, sparse, ["solving", "first_success", "succeeding", *MEASURES]),
+        "cleanrl": rows_of(runs, cleanrl, ["mean ± std", *MEASURES, *less[:2], "seeds"], CLEANRL),
+        "sensitivity": rows_of(runs, product(runs.tasks(*changed), changed), [*MEASURES, *less]),
+        "beta1": rows_of(runs, beta1, [*MEASURES, *less[:3], "guidance", "seeds"], "prefpoe"),
+        "rest": rows_of(runs, resting, ["resting", "ratio", "trace_acting", "seeds"]),
+        "whole": rows_of(runs, whole, ["whole", "less whole", "less training_return", "seeds"], MATCHED),
         "improvement": improvements(runs),
         "detectable": detectable(runs),
     }
     for name, (prefix, base, others) in AGAINST.items():
         chosen = product(runs.tasks(*others, prefix=prefix), (base, *others))
-        tables[name] = compared(runs, chosen, base, *MEASURES)
+        tables[name] = rows_of(runs, chosen, [*MEASURES, *less], base)
     texts = {name: table(rows) for name, rows in tables.items()}
     of_tasks = []
     for task in dict.fromkeys(task for task, _, _ in runs):
-        rows = rows_of(runs, product([task], runs.variants(task)), *MEASURES, "seeds", "args")
+        rows = rows_of(runs, product([task], runs.variants(task)), [*MEASURES, "seeds", "args"])
         of_tasks.append(f"### {task}\n\n{table(rows)}")
     return texts | {"tasks": "\n\n".join(of_tasks)}

@@ -11,7 +11,6 @@ states of two episodes of the fused mean; the released weights come without stat
 gathered over two episodes before. `moved` is the distance of a layer from its initial weights by the run's seed.
 """
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -21,27 +20,27 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
-from statistics_of_runs import bootstrap, effect, iqm, scores
+from figures import POLICIES, WIDTH, add_legend, panels
+from report import RESULTS, ROOT, read_config
+from statistics_of_runs import effect, iqm, scores
+from tables import MATCHED, MEASURES, table, with_interval
 from tyro.conf import Positional
 
-RESULTS = Path(__file__).parent / "results"
+sys.path.insert(0, str(ROOT))
+import prefpoe_continuous as script
+
 LAYERS = ("backbone.0", "backbone.2", "actor_mean", "preference_mean", "critic")
-OLD = "prefpoe"
-CANDIDATE = "prefpoe-w-cons-0.0083-w-pref-0.2-beta1-0.3"
 NEAREST = {  # a task: the nearest setting there, and its control, PPO under an entropy bonus of w_cons
-    "HalfCheetah-v4": (CANDIDATE, "ppo-matched-logstd--1.35-ent-coef-0.0083"),
+    "HalfCheetah-v4": ("prefpoe-w-cons-0.0083-w-pref-0.2-beta1-0.3", "ppo-matched-logstd--1.35-ent-coef-0.0083"),
     "Ant-v4": ("prefpoe-w-cons-0.00625-w-pref-0.2-beta1-0.3", "ppo-matched-logstd--1.35-ent-coef-0.00625"),
     "LunarLander-v3": ("prefpoe-w-cons-0.05-w-pref-0.2-beta1-0.3", "ppo-matched-ent-coef-0.05"),
 }
 
 
-def load(path: Path) -> tuple[dict, dict | None]:
-    """Weights by name, and statistics of observations where there are any."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    weights = {
-        name.replace("critic.1.", "critic."): x.double().numpy() for name, x in state.get("agent", state).items()
-    }
-    return weights, state.get("obs_stats")
+def load(path: Path) -> tuple[dict[str, np.ndarray], dict | None]:
+    """Weights by name, and statistics of observations, which the released agent lacks."""
+    state = script.load_checkpoint(str(path))
+    return {name: x.double().numpy() for name, x in state["agent"].items()}, state.get("obs_stats")
 
 
 def precisions(weights: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -49,43 +48,41 @@ def precisions(weights: dict) -> tuple[np.ndarray, np.ndarray]:
     return np.exp(weights["actor_logstd"][0]) ** -2, np.exp(weights["preference_logstd"][0]).clip(1e-3, 2) ** -2
 
 
-def initial(seed: int) -> list[np.ndarray]:
-    """The backbone's two layers and the critic as `--seed` initialises them."""
+def initial(seed: int) -> dict[str, np.ndarray]:
+    """The layers of the backbone and the critic as `--seed` initialises them."""
     torch.manual_seed(seed)
-    weights = []
-    for size_in, size_out, gain in ((17, 64, math.sqrt(2)), (64, 64, math.sqrt(2)), (64, 1, 1.0)):
-        layer = torch.nn.Linear(size_in, size_out)
-        torch.nn.init.orthogonal_(layer.weight, gain)
-        weights.append(layer.weight.detach().double().numpy())
-    return weights
+    agent = script.Agent(17, gym.spaces.Box(-1, 1, (6,)), script.Args())
+    layers = ("backbone.0", "backbone.2", "critic")
+    return {layer: agent.get_submodule(layer).weight.detach().double().numpy() for layer in layers}
 
 
 def episodes(weights: dict, stats: dict | None, seeds: range) -> tuple[list[float], np.ndarray]:
-    """Returns of the fused mean, and the experts' means (steps, 2, 6); without stats they are gathered meanwhile."""
+    """Returns of the fused mean, and the experts' means (steps, 2, 6); without stats they are gathered meanwhile.
+
+    In float64, unlike the scripts: another rounding gives other returns, and those of the page were computed so.
+    """
     precision_main, precision_pref = precisions(weights)
-    count, mean, m2 = 1e-4, np.zeros(17), np.full(17, 1e-4)
+    running = script.RunningMeanStd((17,))
     if stats:
-        count, mean, m2 = float(stats["count"]), stats["mean"].numpy().reshape(17), stats["m2"].numpy().reshape(17)
-    means, returns = [], []
+        vars(running).update({name: x.numpy() for name, x in stats.items()})
+    means = []
+    returns = []
     env = gym.make("HalfCheetah-v4")
     for seed in seeds:
         obs, _ = env.reset(seed=seed)
         returns.append(0.0)
         for _ in range(1000):
             if not stats:
-                count += 1
-                delta = obs - mean
-                mean = mean + delta / count
-                m2 = m2 + delta * (obs - mean)
-            hidden = ((obs - mean) / np.sqrt(m2 / count + 1e-8)).clip(-10, 10)
-            for layer in LAYERS[:2]:
+                running.update(obs[None])
+            hidden = ((obs - running.mean) / np.sqrt(running.m2 / running.count + 1e-8)).clip(-10, 10)
+            for layer in ("backbone.0", "backbone.2"):
                 hidden = np.tanh(weights[f"{layer}.weight"] @ hidden + weights[f"{layer}.bias"])
-            main, pref = (np.tanh(weights[f"{x}.weight"] @ hidden + weights[f"{x}.bias"]) for x in LAYERS[2:4])
-            fused = (main * precision_main + pref * precision_pref) / (precision_main + precision_pref)
+            main = np.tanh(weights["actor_mean.weight"] @ hidden + weights["actor_mean.bias"])
+            pref = np.tanh(weights["preference_mean.weight"] @ hidden + weights["preference_mean.bias"])
             means.append((main, pref))
+            fused = (main * precision_main + pref * precision_pref) / (precision_main + precision_pref)
             obs, reward, *_ = env.step(fused)
             returns[-1] += reward
-    env.close()
     return returns, np.array(means)
 
 
@@ -93,15 +90,16 @@ def measure(path: Path, seed: int) -> dict[str, float]:
     weights, stats = load(path)
     precision_main, precision_pref = precisions(weights)
     returns, means = episodes(weights, stats, range(100, 102 if stats else 104))
-    means = means[-2000:]
-    row = {f"past_bound_{i}": 1e3 * (weights["preference_logstd"][0, i] - math.log(2)) for i in range(6)}
-    row |= {f"sigma_{i}": precision_main[i] ** -0.5 for i in range(6)}
+    main, pref = means[-2000:].swapaxes(0, 1)
+    row = {f"past_bound_{i}": 1e3 * (x - math.log(2)) for i, x in enumerate(weights["preference_logstd"][0])}
+    row |= {f"sigma_{i}": x**-0.5 for i, x in enumerate(precision_main)}
     row["trace_fused"] = (1 / (precision_main + precision_pref)).sum()
-    row["apart"] = np.abs(means[:, 0] - means[:, 1]).mean() / 2
-    row |= {f"slope_{i}": np.polyfit(means[:, 0, i], means[:, 1, i], 1)[0] for i in range(6)}
+    row["apart"] = np.abs(main - pref).mean() / 2
+    row |= {f"slope_{i}": np.polyfit(main[:, i], pref[:, i], 1)[0] for i in range(6)}
     row |= {f"norm_{layer}": np.linalg.norm(weights[f"{layer}.weight"]) for layer in LAYERS}
-    for layer, before in zip(LAYERS[:2], initial(seed)[:2], strict=True):
-        row[f"moved_{layer}"] = np.linalg.norm(weights[f"{layer}.weight"] - before)
+    before = initial(seed)
+    for layer in ("backbone.0", "backbone.2"):
+        row[f"moved_{layer}"] = np.linalg.norm(weights[f"{layer}.weight"] - before[layer])
         row[f"bias_{layer}"] = np.linalg.norm(weights[f"{layer}.bias"])
     return row | {"return": np.mean(returns[-2:])}
 
@@ -110,87 +108,75 @@ def rows(released: Positional[Path], runs: Positional[tuple[Path, ...]] = ()) ->
     """The released agent's figures and those of each run, as CSV."""
     table = [{"run": "released", "seed": 10, "step": "", "script": "", "args": ""} | measure(released, 10)]
     for folder in runs:
-        config = json.loads((folder / "config.json").read_text())
-        script, *flags = folder.with_name(f"{folder.name}.args").read_text().split()
-        name = {"run": folder.name.split("__")[1], "seed": config["seed"], "script": script}
+        seed = read_config(folder)["seed"]
+        name, flags = folder.with_name(f"{folder.name}.args").read_text().strip().split(maxsplit=1)
         snapshots = sorted((folder / "snapshots").glob("*.pt"), key=lambda path: int(path.stem))
         for path in snapshots or [folder / "checkpoint.pt"]:
             step = path.stem if snapshots else torch.load(path, weights_only=True)["global_step"]
-            table.append(name | {"step": step, "args": " ".join(flags)} | measure(path, config["seed"]))
+            row = {"run": folder.name.split("__")[1], "seed": seed, "step": step, "script": name, "args": flags}
+            table.append(row | measure(path, seed))
     pd.DataFrame(table).to_csv(sys.stdout, index=False, float_format="%.4g")
 
 
 def seeds(released: Positional[Path], last: int = 20_000) -> None:
     """How the released layers correlate with those that each seed initialises, the seeds with the largest first."""
     weights, _ = load(released)
-    trained = [weights[f"{layer}.weight"].ravel() for layer in ("backbone.0", "backbone.2", "critic")]
     found = []
     for seed in range(last + 1):
-        found.append([np.corrcoef(x, y.ravel())[0, 1] for x, y in zip(trained, initial(seed), strict=True)])
-    table = pd.DataFrame(found, columns=["backbone.0", "backbone.2", "critic"])
-    print(table.sort_values("backbone.0", ascending=False).head(3).to_string(float_format="%.2f"))
+        layers = initial(seed).items()
+        found.append({name: np.corrcoef(weights[f"{name}.weight"].ravel(), x.ravel())[0, 1] for name, x in layers})
+    print(pd.DataFrame(found).nlargest(3, "backbone.0").to_string(float_format="%.2f"))
 
 
 def protocol(released: Positional[Path], runs: Positional[tuple[Path, ...]] = ()) -> None:
     """Returns by the authors' protocol, 3 environments of 6 episodes, statistics gathered meanwhile; then by a run's."""
     for path in (released, *(folder / "checkpoint.pt" for folder in runs)):
         weights, stats = load(path)
-        gathered = []
+        returns = []
         for number in range(3):
-            gathered += episodes(weights, None, range(100 * number, 100 * number + 6))[0]
-        line = f"{path}: {np.mean(gathered):.0f} +- {np.std(gathered):.0f}"
+            returns += episodes(weights, None, range(100 * number, 100 * number + 6))[0]
+        print(f"{path}: {np.mean(returns):.0f} +- {np.std(returns):.0f}", flush=True)
         if stats:
-            line += f", with the run's own statistics {np.mean(episodes(weights, stats, range(10))[0]):.0f}"
-        print(line, flush=True)
+            print(f"  with its own statistics: {np.mean(episodes(weights, stats, range(10))[0]):.0f}", flush=True)
 
 
 def compare() -> None:
     """IQM of the nearest setting, and its difference from other variants, each with its 95 % interval."""
-    print("| task, return | nearest | − control | − matched PPO | − default |\n|---|---|---|---|---|")
+    lines = []
     for task, (nearest, control) in NEAREST.items():
         evaluations = pd.read_csv(RESULTS / f"{task}_evaluations.csv")
-        for measure, name in {"evaluation": "evaluation", "training_return": "training"}.items():
+        for measure, name in MEASURES.items():
             x = scores(evaluations, nearest, measure)
-            low, high = bootstrap(iqm, x)
-            cells = [f"{task}, {name}", f"{iqm(x):,.0f} [{low:,.0f}, {high:,.0f}]"]
-            for variant in (control, "ppo-matched", OLD):
+            line = {"task, return": f"{task}, {name}", "nearest": with_interval("{:,.0f}", iqm, x)}
+            for column, variant in {"control": control, "matched PPO": MATCHED, "default": "prefpoe"}.items():
                 y = scores(evaluations, variant, measure)
-                low, high = bootstrap(effect, x, y)
-                cells.append(f"{effect(x, y):+,.0f} [{low:+,.0f}, {high:+,.0f}]".replace("-", "−"))
-            print(f"| {' | '.join(cells)} |")
+                line[f"− {column}"] = with_interval("{:+,.0f}", effect, x, y)
+            lines.append(line)
+    print(table(lines))
 
 
 def figure(released: Positional[Path]) -> None:
-    """Widths and entropies over training, seeds as thin lines; the released agent's as dashed lines."""
-    import matplotlib.pyplot as plt
-
+    """Widths over training, seeds as thin lines, and beside them the released agent's as markers."""
     curves = pd.read_csv(RESULTS / "HalfCheetah-v4_curves.csv")
-    precision_main, precision_pref = precisions(load(released)[0])
-    variances = {"main": 1 / precision_main, "pref": 1 / precision_pref, "fused": 1 / (precision_main + precision_pref)}
-    names = {"main": r"main, $\sigma_\theta$", "pref": r"preference, $\sigma_p$", "fused": r"fused, $\sigma_f$"}
-    colors = {"main": "tab:blue", "pref": "tab:orange", "fused": "tab:green"}
-    fig, axes = plt.subplots(2, 2, figsize=(9, 5.5), sharex=True, sharey="row", layout="constrained")
-    titles = {OLD: "default coefficients", CANDIDATE: r"$w_{cons}=0.0083,\ w_{pref}=0.2,\ \beta_1=0.3$"}
-    for column, (variant, title) in enumerate(titles.items()):
-        for policy, color in colors.items():
-            for _, run in curves[curves["variant"] == variant].groupby("seed"):
-                steps = run["global_step"] / 1e6
-                axes[0, column].plot(steps, np.sqrt(run[f"trace_{policy}"] / 6), color=color, lw=0.6, alpha=0.6)
-                axes[1, column].plot(steps, run[f"entropy_{policy}"], color=color, lw=0.6, alpha=0.6)
-            entropy = 0.5 * np.log(2 * np.pi * np.e * variances[policy]).sum()
-            axes[0, column].axhline(np.sqrt(variances[policy].mean()), color=color, ls="--")
-            axes[1, column].axhline(entropy, color=color, ls="--", label=names[policy])
-        axes[0, column].set(title=title, yscale="log", yticks=[0.2, 0.5, 1, 2], yticklabels=["0.2", "0.5", "1", "2"])
-        axes[0, column].minorticks_off()
-        axes[1, column].set(xlabel="millions of steps")
-    axes[0, 0].set_ylabel("σ, root mean square of 6 dimensions")
-    axes[1, 0].set_ylabel("entropy (nats)")
-    axes[1, 1].legend(title="dashed: released agent", fontsize=8)
-    fig.savefig(RESULTS / "which-prefpoe.png", dpi=130)
+    main, pref = precisions(load(released)[0])
+    variances = {"main": 1 / main, "pref": 1 / pref, "fused": 1 / (main + pref)}
+    titles = {"prefpoe": "default coefficients", NEAREST["HalfCheetah-v4"][0]: "the nearest setting"}
+    picture, axes = panels(2, width=WIDTH / 2, height=3.6, sharey=True)
+    for axis, (variant, title) in zip(axes, titles.items(), strict=True):
+        for place, marker, (policy, look) in zip((1.06, 1.12, 1.18), "s^D", POLICIES.items(), strict=True):
+            runs = curves[curves["variant"] == variant].pivot(index="global_step", columns="seed")[f"trace_{policy}"]
+            axis.plot(runs.index / 1e6, np.sqrt(runs / 6), lw=0.7, color=look["color"], linestyle=look["linestyle"])
+            axis.plot(place, np.sqrt(variances[policy].mean()), marker=marker, markersize=6, **look)
+        axis.text(1.12, 1.4, "released\nagent", ha="center")
+        axis.set(title=title, xlabel="environment steps (millions)", xticks=np.linspace(0, 1, 6), yscale="log")
+        axis.set_yticks([0.2, 0.5, 1, 2], ["0.2", "0.5", "1", "2"])
+        axis.minorticks_off()
+    axes[0].set_ylabel("σ, root mean square of 6 dimensions")
+    add_legend(picture, axes, ncols=3)
+    picture.savefig(RESULTS / "which-prefpoe.png", dpi=220, metadata={"Software": None})
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    tyro.extras.subcommand_cli_from_dict(
-        {"rows": rows, "seeds": seeds, "protocol": protocol} | {"compare": compare, "figure": figure}
-    )
+    commands = (rows, seeds, protocol, compare, figure)
+    tyro.extras.subcommand_cli_from_dict({command.__name__: command for command in commands})

@@ -264,6 +264,10 @@ def quantities():
         for measure in tables.MEASURES:
             pair = [statistics.scores(fresh, name, measure) for name in ("prefpoe", variant)]
             found += [(statistics.effect, pair), (statistics.improvement, pair)]
+    episodes = EVALUATIONS[LANDER]["returns"].str.split(";", expand=True).astype(float)
+    landed = 100 * (episodes >= 200).mean(axis="columns")
+    shares = [x.to_numpy() for _, x in landed.groupby(EVALUATIONS[LANDER]["variant"])]
+    found += [(functools.partial(np.mean, axis=-1), [x]) for x in shares]
     for task in ACTION_DIM:
         found += [(statistics.iqm, [x]) for x in quotient_and_rest(task)]
     found += [(statistics.iqm, [earned(rows, 7000, 12_000)]) for rows in (DIVERGING, SAC)]

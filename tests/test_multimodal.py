@@ -395,11 +395,9 @@ def test_a_runs_episodes_are_those_of_its_policy_and_their_goals_are_where_the_p
     for end, path in zip(ends, paths, strict=True):
         near = np.linalg.norm(path[-1] - multimodal.MultiGoal.GOALS, axis=1) < 0.1
         assert (np.flatnonzero(near).tolist() or [-1]) == [end] and (len(path) == 41 or end >= 0)
-    goals.main(goals.Args((folder,), tmp_path))
-    table = tmp_path / "multimodal.csv"
-    (row,) = pd.read_csv(table).to_dict("records")
+    goals.main((folder,), tmp_path)
+    (row,) = pd.read_csv(tmp_path / "multimodal.csv").to_dict("records")
     assert (row["variant"], row["seed"], row["steps"]) == ("prefpoe-modes-2", 3, 512)
-    assert goals.entropy_of(np.array([0, 1, 2, 3])) == pytest.approx(scipy.stats.entropy([1, 2, 3]))
     assert row["mode_distance"] == pytest.approx(float(read_metrics(folder)[-1]["mode_distance"]), 1e-4)
     _, fused = evaluated_by_hand(folder)
     x, y = fused.modes.mean[0].numpy().T
@@ -408,15 +406,6 @@ def test_a_runs_episodes_are_those_of_its_policy_and_their_goals_are_where_the_p
     assert row["goals_start"] == len({*quarters[w > 0.05]})
     assert row["modes_start"] == pytest.approx(np.exp(scipy.stats.entropy(w)), 1e-4)
     assert (tmp_path / "multimodal.png").read_bytes()[:4] == b"\x89PNG"
-    # Later runs are added, and none is lost; another length is refused.
-    rows = pd.concat([pd.read_csv(table).assign(seed=seed) for seed in (3, 4)])
-    rows.assign(goals=9).to_csv(table, index=False)
-    goals.main(goals.Args((folder,), tmp_path))
-    assert pd.read_csv(table).set_index("seed")["goals"].to_dict() == {3: row["goals"], 4: 9}
-    rows.assign(steps=60_000).to_csv(table, index=False)
-    with pytest.raises(SystemExit):
-        goals.main(goals.Args((folder,), tmp_path))
-    assert (pd.read_csv(table)["steps"] == 60_000).all()
 
 
 def test_the_answer_has_the_numbers_of_the_committed_results():

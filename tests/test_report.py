@@ -4,7 +4,6 @@ import importlib
 import itertools
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, command, environment, read_metrics
+from conftest import ROOT, command, environment
 from matplotlib.text import Text
 from scipy import stats
 
@@ -83,16 +82,12 @@ def contents(folder):
 
 def frames_of(**evaluations_of):
     """Evaluations and curves of a task, by variant (- written _): of each run the return, which it has all along."""
-    rows, curves = [], []
-    for variant, evaluations in evaluations_of.items():
-        for seed, x in enumerate(evaluations, 1):
-            run = dict(variant=variant.replace("_", "-"), seed=seed)
-            rows.append(run | dict(evaluation=x, training_return=x, args="script.py"))
-            for step in (100, 950, 1000):
-                curves.append(
-                    dict.fromkeys(report.AVERAGED, math.nan) | run | dict(global_step=step, episodic_return=x)
-                )
-    return pd.DataFrame(rows), pd.DataFrame(curves)
+    runs = [(name.replace("_", "-"), *run) for name, x in evaluations_of.items() for run in enumerate(x, 1)]
+    rows = pd.DataFrame(runs, columns=["variant", "seed", "evaluation"]).assign(args="script.py")
+    steps = pd.DataFrame({"global_step": [100, 950, 1000]})
+    curves = rows.rename(columns={"evaluation": "episodic_return"}).drop(columns="args").merge(steps, how="cross")
+    rows["training_return"] = rows["evaluation"]
+    return rows, curves.reindex(columns=report.COLUMNS["curves"])
 
 
 def made_of(**tasks):
@@ -156,34 +151,24 @@ def test_a_detectable_difference_is_found_in_four_of_five_experiments():
 # Tables
 
 
-def listed(sweep):
-    """Task -> variant -> script of the runs that a sweep lists."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    lines = subprocess.check_output(["bash", sweep, "--list"], env=kept, text=True, timeout=60).splitlines()
-    found = {}
-    for name, script, *_ in map(str.split, lines):
-        task, variant, _ = name.split("__")
-        found.setdefault(task, {})[variant] = script
-    return found
-
-
 def test_the_sweeps_and_the_tables_name_the_same_variants_and_tasks():
-    names, tasks = set(), set()
+    names, tasks = {"ppo-cleanrl-exact"}, set()  # of a flag that there was
     for path in (ROOT / "benchmark").glob("*.sh"):
         if "\nrun_sweep " in path.read_text():
-            for name, variants in listed(path).items():
-                task, _ = tables.task_and_length(name)
-                assert all(tables.in_words(variant) != variant for variant in variants)
-                if "prefpoe" in variants:
-                    assert (task in tables.DISCRETE) == (variants["prefpoe"] == "prefpoe_lunarlander.py")
-                names |= {*variants}
+            listed = subprocess.check_output(["bash", path, "--list"], env=environment(), text=True, timeout=60)
+            for name, script, *_ in map(str.split, listed.splitlines()):
+                task, variant, _ = name.split("__")
+                task, _ = tables.task_and_length(task)
+                names |= {variant}
                 tasks |= {task}
-    names |= {"ppo-cleanrl-exact"}  # of a flag that there was
-    assert names >= {*tables.NAMES, *tables.ATTRIBUTION.values(), *tables.BETA1.values(), *tables.NOISES}
+                assert tables.in_words(variant) != variant
+                if variant == "prefpoe":
+                    assert (task in tables.DISCRETE) == (script == "prefpoe_lunarlander.py")
+    assert len({tables.in_words(name) for name in names}) == len(names)
+    assert names >= {*tables.NAMES, *tables.ATTRIBUTION.values(), *tables.BETA1.values()}
     assert names >= {variant for pair in tables.PAIRS for variant in pair}
+    assert names >= {variant for _, base, others in tables.AGAINST.values() for variant in (base, *others)}
     assert tasks >= {*tables.PAPER, *tables.SOLVED, *tables.BALANCING, *tables.EASY}
-    words = [tables.in_words(name) for name in names]
-    assert len({*words}) == len(words)
 
 
 def test_tables_hold_what_the_rows_say():
@@ -210,6 +195,7 @@ def test_differences_are_marked_by_whether_they_exclude_zero_and_own_intervals_a
     low = np.arange(10) * 10.0
     runs = dict(ppo_cleanrl=low + 1, ppo_matched=low, prefpoe=low + 40, prefpoe_linear=low + 1000)
     made = made_of(Ant_v4=frames_of(**runs, prefpoe_beta1_0=low + 41))
+    assert made["sparse"] == made["sac"] == []  # of which there are no runs
     text = {row["variant"]: row["evaluation, less PrefPoE"] for row in made["fusion"]}
     assert re.fullmatch(r"\*\*\+960 \[\+\d+, \+\d+\]\*\*", text["PrefPoE, the heads' average acts"])
     row = made["returns"][0]
@@ -220,37 +206,34 @@ def test_differences_are_marked_by_whether_they_exclude_zero_and_own_intervals_a
 
 
 def test_ingredients_are_what_each_adds_over_the_grid():
-    worth = {"bootstrap": 100, "logstd": 1000, "squash": 10, "shared": -5}
+    worth = {"bootstrap": 100, "logstd": 500, "squash": 10, "shared": -5}
     truth = {}
     for bits in itertools.product((False, True), repeat=4):
         parts = {part for part, present in zip(worth, bits, strict=True) if present}
-        name = "ppo" if "bootstrap" in parts else "ppo-cleanrl"
-        name += "".join(f"-{part}" for part in ("logstd", "squash", "shared") if part in parts)
-        name = {"ppo-logstd-squash-shared": "ppo-matched"}.get(name, name)
-        truth[name] = 2000 + sum(worth[part] for part in parts) + 800 * ({"logstd", "squash"} <= parts)
+        name = "_".join(["ppo" if bits[0] else "ppo_cleanrl", *(part for part in [*worth][1:] if part in parts)])
+        truth[name] = 900 + sum(worth[part] for part in parts) + 80 * ({"logstd", "squash"} <= parts)
+    truth["ppo_matched"] = truth.pop("ppo_logstd_squash_shared")
     rows = made_of(Ant_v4=frames_of(**{name: [x - 10, x, x + 10] for name, x in truth.items()}))["ingredients"]
-    found = [heads({"x": row["Ant-v4, evaluation"].replace(",", "")}, "x") for row in rows]
-    assert found == [["+1400"], ["+100"], ["+410"], ["−5"]]
+    assert [heads(row, "Ant-v4, evaluation") for row in rows] == [["+540"], ["+100"], ["+50"], ["−5"]]
 
 
 def test_widths_are_those_of_the_acting_policy_at_trainings_end_and_their_ratio_is_beside_the_prediction():
-    rows, curves = frames_of(
-        ppo_matched=[1, 2], prefpoe=[1, 2], prefpoe_alpha_0=[3], **{"prefpoe_w_pref_0.2_alpha_0.6": [1]}
-    )
+    changed = {"prefpoe_w_pref_0.2_alpha_0.6": [1]}
+    rows, curves = frames_of(ppo_matched=[1, 2], prefpoe=[1, 2], prefpoe_alpha_0=[3], **changed)
     late, seed = curves["global_step"] > 900, curves["seed"]
     product = curves["variant"] != "ppo-matched"
     curves["trace_main"] = 0.3 * seed + 100.0 * ~late
     curves.loc[product, "trace_fused"] = 0.8 * seed + 100.0 * ~late
     curves.loc[product, "trace_pref"] = 1.0 * seed
-    made = made_of(Ant_v4=(rows, curves), LunarLander_v3=(rows, curves))["rest"]
-    assert {row["task"] for row in made} == {"Ant-v4"}  # LunarLander-v3 has no Gaussians
-    columns = "variant", "1 − α w_pref / w_cons", "tr Σ_f / tr Σ_p", "tr Σ at the end"
-    assert [tuple(heads(row, *columns)) for row in made] == [
-        ("matched PPO", "–", "–", "0.45"),
-        ("PrefPoE", "0.90", "0.80", "1.20"),
-        ("PrefPoE", "1.00", "0.80", "0.80"),
-        ("PrefPoE", "none", "0.80", "0.80"),
-    ]
+    curves.loc[~late, "episodic_return"] = 0
+    made = made_of(Ant_v4=(rows, curves), LunarLander_v3=(rows, curves))
+    assert {row["task"] for row in made["rest"]} == {"Ant-v4"}  # LunarLander-v3 has no Gaussians
+    columns = "1 − α w_pref / w_cons", "tr Σ_f / tr Σ_p", "tr Σ at the end"
+    found = [heads(row, *columns) for row in made["rest"]]
+    assert found[:2] == [["–", "–", "0.45"], ["0.90", "0.80", "1.20"]]
+    assert found[2:] == [["1.00", "0.80", "0.80"], ["none", "0.80", "0.80"]]
+    returns = heads(made["whole"][0], "return over all of training", "training return, less matched PPO")
+    assert returns == ["1", "0"]  # two thirds of 1.5
 
 
 def test_sparse_rewards_count_the_runs_that_solve_the_task_and_when_they_first_did():
@@ -279,10 +262,6 @@ def test_probabilities_are_averaged_over_the_tasks_that_have_both():
     assert found["matched PPO", "evaluation"] == ["0.75", "0.50"]  # 3 of 6 pairs, and all; FrozenLake's do not count
     assert found["matched PPO", "training return"] == ["0.50", "0.50"]  # here they do
     assert found["matched PPO with the bonus", "evaluation"] == ["0.92", "0.92"]  # 5 of 6 pairs, and a tie
-
-
-def test_without_their_runs_tables_are_empty():
-    assert not any(made_of(MyTask_v0=frames_of(mine=[1, 2])).values())
 
 
 # Pages and figures
@@ -385,21 +364,18 @@ def test_rows_hold_the_numbers_of_the_runs(runs, tmp_path):
     assert [(row["variant"], row["seed"]) for row in evaluations] == [("ppo-matched", "3"), ("prefpoe", "3")]
     for row in evaluations:
         folder = runs / f"CartPole-v1__{row['variant']}__3"
-        evaluation, metrics = json.loads((folder / "evaluation.json").read_text()), read_metrics(folder)
+        evaluation, metrics = json.loads((folder / "evaluation.json").read_text()), pd.read_csv(folder / "metrics.csv")
         assert [float(x) for x in row["returns"].split(";")] == evaluation["returns"]
         assert (float(row["evaluation"]), float(row["evaluation_std"])) == (evaluation["mean"], evaluation["std"])
         assert int(row["global_step"]) == evaluation["global_step"] == STEPS
-        assert float(row["training_return"]) == pytest.approx(float(metrics[-1]["episodic_return"]), rel=1e-4)
-        assert float(row["SPS"]) == pytest.approx(np.median([float(x["SPS"]) for x in metrics]), rel=1e-4)
+        assert float(row["training_return"]) == pytest.approx(metrics["episodic_return"].iloc[-1], rel=1e-4)
+        assert float(row["SPS"]) == pytest.approx(metrics["SPS"].median(), rel=1e-4)
         versions = json.loads((folder / "config.json").read_text())["versions"]
-        assert [row[name] for name in ("torch", "gymnasium")] == [versions[name] for name in ("torch", "gymnasium")]
-        curve = [x for x in curves if x["variant"] == row["variant"]]
-        for ours, theirs in zip(curve, metrics, strict=True):  # 16 iterations: a row each
-            known = {name: float(theirs.get(name, "nan")) for name in report.AVERAGED}
-            known = {name: x for name, x in known.items() if not math.isnan(x)}
-            assert {name: float(ours[name]) for name in known} == pytest.approx(known, rel=1e-4)
-            assert all(ours[name] == "" for name in {*report.AVERAGED} - known.keys())
-            assert ("guidance" in known) == (row["variant"] == "prefpoe")
+        assert row.items() >= {name: versions[name] for name in ("torch", "gymnasium")}.items()
+        ours = pd.DataFrame([x for x in curves if x["variant"] == row["variant"]])  # 16 iterations: a row each
+        theirs = metrics.reindex(columns=report.AVERAGED).to_numpy(float)
+        assert ours[report.AVERAGED].replace("", "nan").to_numpy(float) == pytest.approx(theirs, rel=1e-4, nan_ok=True)
+        assert ours["guidance"].all() == (row["variant"] == "prefpoe")
 
 
 def test_a_run_taken_in_again_replaces_its_rows_and_nothing_else(runs, tmp_path):
@@ -418,9 +394,8 @@ def test_a_run_taken_in_again_replaces_its_rows_and_nothing_else(runs, tmp_path)
     old = rows_of(first, "evaluations")
     rewrite(prefpoe / "evaluation.json", mean=123.5)
     make(first, prefpoe)
-    new = rows_of(first, "evaluations")
-    assert [(row["variant"], row["seed"]) for row in new] == [("ppo-matched", "3"), ("prefpoe", "3"), ("prefpoe", "11")]
-    assert [row["evaluation"] for row in new] == [old[0]["evaluation"], "123.5", "11.0"]
+    assert rows_of(first, "evaluations") == [old[0], old[1] | {"evaluation": "123.5"}, old[2]]
+    assert [row["seed"] for row in old] == ["3", "3", "11"]
     assert (first / f"{TASK}_curves.csv").read_bytes() == before[f"{TASK}_curves.csv"]
 
 

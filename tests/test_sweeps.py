@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
-import numpy as np
 import pytest
 from conftest import ROOT, SCRIPTS, environment, read_metrics
 
@@ -285,73 +284,3 @@ def test_sweeps_mean_the_same_by_a_name_and_their_headers_count_their_runs():
             assert words.setdefault(run, argv) == argv
         header = (ROOT / f"benchmark/{name}.sh").read_text().split("# shellcheck")[0].replace("\n#", "")
         assert re.search(rf"\b{len(runs)} runs of ", header), (name, len(runs))
-
-
-@pytest.mark.parametrize(
-    ("argv", "said"),
-    [
-        (["--cells", "prefpoe_continuous:Ant-v4:num-envs=2", "--steps", "10000"], "12288"),
-        (["--cells", "prefpoe_continuous:Nope-v0"], "Nope"),
-        (["--cells", "ppo_baseline:Ant-v4:nosuch=3"], "nosuch"),
-        (["--cells", "ppo_baseline:Ant-v4:gamma=3"], "--gamma 3.0"),
-        (["--cells", "prefpoe_continuous:CartPole-v1"], "CartPole-v1"),
-        (["--peer", "no/such.py"], "--peer"),
-        (["--peer", __file__, "--peer-python", "no/such"], "--peer-python"),
-    ],
-)
-def test_a_mistake_of_speed_is_one_line_and_exit_code_2(argv, said):
-    command = [sys.executable, ROOT / "benchmark/speed.py", *argv]
-    process = subprocess.run(command, env=options(), capture_output=True, text=True, timeout=120, check=False)
-    assert (process.returncode, process.stdout) == (2, "")
-    assert process.stderr.count("\n") == 1 and said in process.stderr
-
-
-def python(program: str, folder: Path) -> list[str]:
-    """What a program prints that has benchmark/speed.py as speed."""
-    paths = [str(ROOT / name) for name in ("", "benchmark", "open_questions")]
-    argv = [sys.executable, "-c", f"import sys\nsys.path[:0] = {paths}\nimport speed\n{program}"]
-    return subprocess.check_output(argv, cwd=folder, env=environment(), text=True, timeout=120).splitlines()
-
-
-def test_speed_times_every_part_of_an_iteration(tmp_path):
-    """In a real training of each script, each part that the table has a column for takes time."""
-    small = [*FLAGS, "--total-timesteps", "128", "--norm-obs", "--norm-reward", "--env-id"]
-    of_sac = "--env-id InvertedPendulum-v4 --total-timesteps 512 --num-steps 64 --no-compile --eval-every 4"
-    runs = {script: [*small, "InvertedPendulum-v4"] for script in SCRIPTS}
-    runs["prefpoe_lunarlander"] = [*small, "LunarLander-v3"]
-    runs["prefpoe_sac"] = f"{of_sac} --learning-starts 256 --minibatch-size 64".split()
-    *_, found = python(
-        f"""
-import collections, importlib
-found = {{}}
-for name, flags in {runs!r}.items():
-    script, totals = importlib.import_module(name), collections.Counter()
-    speed.timed(script, totals)
-    script.main(script.parse_args(flags))
-    found[name] = {{part for part, seconds in totals.items() if seconds > 0}}
-print(found)""",
-        tmp_path,
-    )
-    parts = {"acting", "environment", "update", "diagnostics", "evaluation", "logging"}
-    normal = {"normalisation"}
-    assert eval(found) == {name: parts if name == "prefpoe_sac" else parts | normal for name in runs}
-
-
-def test_a_peer_runs_in_turn_with_the_script_and_gets_the_flags_it_knows(tmp_path):
-    code = f"""
-import argparse
-parser = argparse.ArgumentParser()
-for flag in ("env-id", "seed", "total-timesteps", "gamma"):
-    parser.add_argument(f"--{{flag}}")
-print(vars(parser.parse_args()), file=open({str(tmp_path / "asked")!r}, "a"))
-print("SPS: 1\\nSPS: 2")"""
-    (tmp_path / "peer.py").write_text(code)
-    program = f"""
-args = speed.Args(peer={str(tmp_path / "peer.py")!r}, peer_steps=512, turns=2)
-print(speed.against_peer("ppo_baseline:InvertedPendulum-v4:num-steps=256:update-epochs=1:no-compile:gamma=0.9", args))"""
-    told = eval(python(program, tmp_path)[-1], {"np": np})
-    assert (told["peer"], told["peer_sps"]) == ("peer.py", 2)
-    assert told["peer_ratio_range"][0] > 1
-    asked = {"env_id": "InvertedPendulum-v4", "total_timesteps": "512", "gamma": "0.9"}
-    lines = (tmp_path / "asked").read_text().splitlines()
-    assert [eval(line) for line in lines] == [asked | {"seed": str(seed)} for seed in (1, 2)]

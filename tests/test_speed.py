@@ -1,0 +1,54 @@
+"""benchmark/speed.py on short trainings of three scripts, beside a peer that notes what it is asked."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, environment
+
+PPO = "num-steps=256:num-minibatches=4:update-epochs=1:no-compile:gamma=0.9"
+CELLS = (
+    f"prefpoe_continuous:InvertedPendulum-v4:{PPO}",
+    f"prefpoe_lunarlander:LunarLander-v3:{PPO}",
+    "prefpoe_sac:InvertedPendulum-v4:num-steps=64:learning-starts=128:minibatch-size=64:no-compile:gamma=0.9",
+)
+PEER = """
+import argparse, sys
+parser = argparse.ArgumentParser()
+for flag in ("env-id", "seed", "total-timesteps", "gamma"):
+    parser.add_argument(f"--{flag}")
+parser.parse_args()
+print(*sys.argv[1:], file=open(f"{__file__}.asked", "a"))
+print("SPS: 1\\nSPS: 2")
+"""
+
+
+def speed(*argv):
+    argv = [sys.executable, ROOT / "benchmark/speed.py", *argv]
+    return subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_every_part_takes_time_and_a_peer_runs_in_turn_with_the_flags_it_knows(tmp_path):
+    peer = tmp_path / "peer.py"
+    peer.write_text(PEER)
+    done = speed("--cells", *CELLS, "--steps", "768", "--peer", peer, "--peer-steps", "384", "--turns", "2")
+    head, _, *lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()]
+    assert len(lines) == len(CELLS), done.stderr
+    for cell, line in zip(CELLS, lines, strict=True):
+        row = dict(zip(head, line, strict=True))
+        shares = [float(row[f"{part} %"]) for part in ("acting", "environment", "normalisation", "update")]
+        assert sum(shares) == pytest.approx(100, abs=2)
+        assert [share > 0 for share in shares] == [True, True, "sac" not in cell, True]
+        rate, alone, ratio = (float(row[name].replace(",", "")) for name in ("steps/s", "env alone", "ratio"))
+        assert ratio == pytest.approx(rate / alone, abs=0.006) and rate > 2
+        median, low, high = (float(x.strip("()")) for x in row["× peer (range)"].replace("–", " ").split())
+        assert 1 < low <= median <= high  # as the peer says that it takes two steps a second
+    asked = (tmp_path / "peer.py.asked").read_text().splitlines()
+    tasks = ["InvertedPendulum-v4"] * 2 + ["LunarLander-v3"] * 2 + ["InvertedPendulum-v4"] * 2
+    for i, (line, task) in enumerate(zip(asked, tasks, strict=True)):
+        assert line == f"--env-id {task} --gamma=0.9 --seed {i % 2 + 1} --total-timesteps 384"
+
+
+def test_a_wrong_flag_ends_it_as_it_ends_the_script():
+    done = speed("--cells", "ppo_baseline:InvertedPendulum-v4:gamma=3")
+    assert done.returncode == 2 and "--gamma 3" in done.stderr and "Traceback" not in done.stderr
