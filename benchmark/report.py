@@ -5,10 +5,9 @@
     python benchmark/report.py --update-readme   # and the tables of README.md and of benchmark/results/README.md
     python benchmark/report.py runs/Ant-v4__mine__1 --commit 221185a   # a run made without a sweep
 
-A run is a folder [prefix]<task>__<variant>__<seed>, as the sweeps name it. It replaces one taken in before under the same
-name; all others stay. All runs of a variant on one task must have the same script and flags. Tables and figures depend on
-the CSV files alone: <task>_evaluations.csv (a row a run) and <task>_curves.csv (up to 50 rows a run). Runs of other
-lengths than 1,000,000 steps get files of their own.
+A run is a folder [prefix]<task>__<variant>__<seed>, as the sweeps name it; it replaces one of that name taken in before.
+All runs of a variant on one task must have the same script and flags. Each task, and each length other than 1,000,000
+steps, has two files: <task>_evaluations.csv (a row a run) and <task>_curves.csv (up to 50 rows a run).
 """
 
 import importlib
@@ -135,12 +134,12 @@ def script_and_flags(folder: Path, config: dict) -> str:
         except ImportError:
             fail(f"{folder}: there is no {config['exp_name']}.py here: write script and flags into {path}")
         script, words = os.path.relpath(module.__file__, ROOT), []
-        for name, default in vars(module.parse_args(["--env-id", config["env_id"]])).items():
-            value, flag = config.get(name, default), name.replace("_", "-")
-            if isinstance(value, bool) and value != default:
-                words += [f"--{flag}" if value else f"--no-{flag}"]
-            elif value != default:
-                words += [f"--{flag}", f"{value:g}" if isinstance(value, float) else str(value)]
+        defaults = vars(module.parse_args(["--env-id", config["env_id"]]))
+        for name in [name for name in defaults if config.get(name, defaults[name]) != defaults[name]]:
+            value = config[name]
+            words.append(f"--no-{name}" if value is False else f"--{name}")
+            if not isinstance(value, bool):
+                words.append(f"{value:g}" if isinstance(value, float) else str(value))
     flags = {}  # by name, so that of a flag given twice the last counts
     for word in words:
         if word.startswith("--"):
