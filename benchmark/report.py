@@ -212,21 +212,20 @@ def write_rows(results: Path, task: str, kind: str, rows: pd.DataFrame) -> None:
 
 
 def take_in(folders: tuple[Path, ...], results: Path, commit: str) -> None:
-    """Bring the finished runs into the CSV files; says how many others it skipped and whose rows changed."""
+    """Bring the finished runs into the CSV files; says which others it skipped and whose rows changed."""
     found = {}  # by task, and there by variant and seed
-    skipped = {"unfinished": 0, "not <task>__<variant>__<seed>": 0}
+    skipped = []
     for folder in folders:
         if not folder.exists():
             fail(f"{folder}: there is no such folder; give run folders, such as runs/*")
-        if not (folder / "evaluation.json").exists():
-            skipped["unfinished"] += (folder / "config.json").exists()  # and else no run at all
-        elif not (run := rows_of_run(folder, commit)):
-            skipped["not <task>__<variant>__<seed>"] += 1
-        else:
+        run = rows_of_run(folder, commit) if (folder / "evaluation.json").exists() else None
+        if run:
             task, *rows = run
             found.setdefault(task, {})[tuple(rows[0][RUN].iloc[0])] = rows
-    if any(skipped.values()):
-        print("skipped: " + ", ".join(f"{count} {kind}" for kind, count in skipped.items()), file=sys.stderr)
+        elif (folder / "config.json").exists():  # and else no run at all
+            skipped.append(folder.name)
+    if skipped:
+        print(f"skipped, unfinished or not <task>__<variant>__<seed>: {', '.join(skipped)}", file=sys.stderr)
     if folders and not found:
         fail("no finished run <task>__<variant>__<seed> is among the folders; give run folders, such as runs/*")
     old = {kind: read_results(results, kind, text=True) for kind in COLUMNS}
@@ -281,6 +280,7 @@ def main(args: Args) -> None:
     filled[args.results / "tables.md"] = fill_in(RESULTS / "tables.md", tables)
     for path, text in filled.items():
         path.write_text(text, encoding="utf-8")
+        print(path)
     figures = make_figures(runs, curves) if args.figures else {}
     for name, draw in figures.items():
         draw().savefig(args.results / f"{name}.png", metadata={"Software": None})
