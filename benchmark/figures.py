@@ -13,7 +13,6 @@ from matplotlib.ticker import LogLocator
 from statistics_of_runs import bootstrap, improvement, iqm
 from tables import BETA1, BONUS, CLEANRL, MATCHED, MEASURES, NAMES, NARROW_BONUS, STARTS, Runs, acting, pairs_of
 
-Frames = dict[str, pd.DataFrame]  # by task
 STYLE = {  # colour and marker of a variant; colours differ in lightness too, for greyscale and for the colour-blind
     CLEANRL: dict(color="#7fb2d6", marker="v"),
     "ppo": dict(color="#2f7fb8", marker="s"),
@@ -56,12 +55,8 @@ def panels(count: int, title: str = "", width: float = 4.2, height: float = 3.5,
     return figure, axes[:count]
 
 
-def add_legend(figure: Figure, axes, ncols: int) -> None:
-    """Of all that some axis shows."""
-    handles = {}
-    for axis in axes:
-        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=ncols, fontsize=9)
+def add_legend(figure: Figure, axis, ncols: int) -> None:
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=ncols, fontsize=9)
 
 
 def draw_band(axis, curves: pd.DataFrame, variant: str, column: str, unit: float = 1e6, **line) -> None:
@@ -83,7 +78,7 @@ def plain_log_ticks(axis) -> None:
     axis.yaxis.set_major_formatter("{x:g}")
 
 
-def draw_curves(curves: Frames, variants: list[str], column: str, label: str) -> Figure:
+def draw_curves(curves: tables.Frames, variants: list[str], column: str, label: str) -> Figure:
     """Over training, a panel a task; and where PrefPoE's width should be, given its preference's."""
     figure, axes = panels(len(curves), width=WIDTH / len(curves), height=3.4)
     longest = max(rows["global_step"].max() for rows in curves.values())
@@ -101,7 +96,7 @@ def draw_curves(curves: Frames, variants: list[str], column: str, label: str) ->
         axis.set_title(task, fontsize="medium")
         axis.set_xlabel(f"environment steps ({name})")
     axes[0].set_ylabel(label)
-    add_legend(figure, axes, ncols=3 if len(variants) == 3 else 2)
+    add_legend(figure, axes[0], ncols=3 if len(variants) == 3 else 2)
     return figure
 
 
@@ -118,7 +113,7 @@ def draw_beta1(runs: Runs, tasks: list[str]) -> Figure:
         axis.set_title(task, fontsize="medium")
         axis.set_xlabel("β₁, the weight of the advantages")
     axes[0].set_ylabel(RETURN)
-    add_legend(figure, axes, ncols=2)
+    add_legend(figure, axes[0], ncols=2)
     return figure
 
 
@@ -152,7 +147,7 @@ def draw_beaten(axis, runs: Runs, tasks: list[str]) -> None:
         samples = pairs_of(runs, "prefpoe", MATCHED, quantity, of_row)
         if samples:
             axis.hlines(y + shift, *bootstrap(improvement, *samples), linestyle=look["linestyle"], **INTERVAL)
-            label = MEASURES[quantity]
+            label = MEASURES[quantity] if of_row == tasks else None  # once
             axis.plot(improvement(*samples), y + shift, label=label, **look | {"linestyle": ""})
     axis.axvline(0.5, color="black", lw=1)
     axis.axhline(len(tasks) - 0.5, color="#777777", lw=0.8)
@@ -165,11 +160,11 @@ def draw_verdict(runs: Runs, tasks: list[str]) -> Figure:
     figure, axes = panels(2, width=WIDTH / 2, height=4.9)
     draw_starts(axes[0], runs)
     draw_beaten(axes[1], runs, tasks)
-    add_legend(figure, axes[1:], ncols=2)
+    add_legend(figure, axes[1], ncols=2)
     return figure
 
 
-def make_figures(runs: Runs, curves: Frames) -> dict[str, Callable[[], Figure]]:
+def make_figures(runs: Runs, curves: tables.Frames) -> dict[str, Callable[[], Figure]]:
     """For each figure that there are runs for, its name and how to draw it."""
     every = [task for task in runs.tasks("prefpoe", easy=True) if task in runs.tasks(MATCHED, easy=True)]
     width = {task: acting(curves[task]) for task in ("HalfCheetah-v4", "Ant-v4", "Walker2d-v4") if task in every}

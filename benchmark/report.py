@@ -5,10 +5,9 @@
     python benchmark/report.py --update-readme   # and the tables of README.md and of benchmark/results/README.md
     python benchmark/report.py runs/Ant-v4__mine__1 --commit 221185a   # a run made without a sweep
 
-A run is a folder [prefix]<task>__<variant>__<seed>, as the sweeps name it. It replaces one taken in before under the same
-name; all others stay. All runs of a variant on one task must have the same script and flags. Tables and figures depend on
-the CSV files alone: <task>_evaluations.csv (a row a run) and <task>_curves.csv (up to 50 rows a run). Runs of other
-lengths than 1,000,000 steps get files of their own.
+A run is a folder [prefix]<task>__<variant>__<seed>, as the sweeps name it; it replaces one of that name taken in before.
+All runs of a variant on one task must have the same script and flags. Each task, and each length other than 1,000,000
+steps, has two files: <task>_evaluations.csv (a row a run) and <task>_curves.csv (up to 50 rows a run).
 """
 
 import importlib
@@ -135,12 +134,12 @@ def script_and_flags(folder: Path, config: dict) -> str:
         except ImportError:
             fail(f"{folder}: there is no {config['exp_name']}.py here: write script and flags into {path}")
         script, words = os.path.relpath(module.__file__, ROOT), []
-        for name, default in vars(module.parse_args(["--env-id", config["env_id"]])).items():
-            value, flag = config.get(name, default), name.replace("_", "-")
-            if isinstance(value, bool) and value != default:
-                words += [f"--{flag}" if value else f"--no-{flag}"]
-            elif value != default:
-                words += [f"--{flag}", f"{value:g}" if isinstance(value, float) else str(value)]
+        defaults = vars(module.parse_args(["--env-id", config["env_id"]]))
+        for name in [name for name in defaults if config.get(name, defaults[name]) != defaults[name]]:
+            value = config[name]
+            words.append(f"--no-{name}" if value is False else f"--{name}")
+            if not isinstance(value, bool):
+                words.append(f"{value:g}" if isinstance(value, float) else str(value))
     flags = {}  # by name, so that of a flag given twice the last counts
     for word in words:
         if word.startswith("--"):
@@ -213,21 +212,20 @@ def write_rows(results: Path, task: str, kind: str, rows: pd.DataFrame) -> None:
 
 
 def take_in(folders: tuple[Path, ...], results: Path, commit: str) -> None:
-    """Bring the finished runs into the CSV files; says how many others it skipped and whose rows changed."""
+    """Bring the finished runs into the CSV files; says which others it skipped and whose rows changed."""
     found = {}  # by task, and there by variant and seed
-    skipped = {"unfinished": 0, "not <task>__<variant>__<seed>": 0}
+    skipped = []
     for folder in folders:
         if not folder.exists():
             fail(f"{folder}: there is no such folder; give run folders, such as runs/*")
-        if not (folder / "evaluation.json").exists():
-            skipped["unfinished"] += (folder / "config.json").exists()  # and else no run at all
-        elif not (run := rows_of_run(folder, commit)):
-            skipped["not <task>__<variant>__<seed>"] += 1
-        else:
+        run = rows_of_run(folder, commit) if (folder / "evaluation.json").exists() else None
+        if run:
             task, *rows = run
             found.setdefault(task, {})[tuple(rows[0][RUN].iloc[0])] = rows
-    if any(skipped.values()):
-        print("skipped: " + ", ".join(f"{count} {kind}" for kind, count in skipped.items()), file=sys.stderr)
+        elif (folder / "config.json").exists():  # and else no run at all
+            skipped.append(folder.name)
+    if skipped:
+        print(f"skipped, unfinished or not <task>__<variant>__<seed>: {', '.join(skipped)}", file=sys.stderr)
     if folders and not found:
         fail("no finished run <task>__<variant>__<seed> is among the folders; give run folders, such as runs/*")
     old = {kind: read_results(results, kind, text=True) for kind in COLUMNS}
@@ -282,6 +280,7 @@ def main(args: Args) -> None:
     filled[args.results / "tables.md"] = fill_in(RESULTS / "tables.md", tables)
     for path, text in filled.items():
         path.write_text(text, encoding="utf-8")
+        print(path)
     figures = make_figures(runs, curves) if args.figures else {}
     for name, draw in figures.items():
         draw().savefig(args.results / f"{name}.png", metadata={"Software": None})
