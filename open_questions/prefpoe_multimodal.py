@@ -529,8 +529,8 @@ def acted_by_agent(rollout: Rollout, learner: Learner, args: Args) -> bool:
     chosen = torch.searchsorted(total, noise[:, -1:].contiguous(), right=True).clip(max=total.shape[1] - 1)
     mean, std = (x.take_along_dim(chosen[..., None], 1).squeeze(1) for x in fused.modes)
     expected = mean + std * noise[:, :-1]
-    by_torch = torch_policy(learner.agent, args)(obs.numpy(), noise.numpy())
-    same = [np.isclose(x, expected, rtol=0, atol=1e-4, equal_nan=True).mean() for x in (by_torch, action)]
+    by_torch = torch_policy(learner.agent, args)(obs[:64].numpy(), noise[:64].numpy())
+    same = [np.isclose(x, expected[: len(x)], rtol=0, atol=1e-4, equal_nan=True).mean() for x in (by_torch, action)]
     if min(same) > 0.999:  # the rest is rounding
         return True
     if learner.make_act is torch_policy or same[0] <= 0.999:
@@ -688,8 +688,8 @@ class RunningMeanStd:
         for row in rows:
             self.count += 1
             delta = row - self.mean
-            self.mean += delta / self.count
-            self.m2 += delta * (row - self.mean)
+            self.mean = self.mean + delta / self.count
+            self.m2 = self.m2 + delta * (row - self.mean)
 
 
 def normalize_obs(obs: np.ndarray, stats: RunningMeanStd, args: Args, update: bool = False) -> np.ndarray:
