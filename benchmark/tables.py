@@ -33,7 +33,6 @@ NAMES = {
     BONUS: "matched PPO with the bonus",
     FALLING: "matched PPO with a falling bonus",
     WIDE_PREFPOE: "PrefPoE, wide start",
-    "prefpoe-beta1-0": "PrefPoE without advantages",
     "prefpoe-linear": "PrefPoE, the heads' average acts",
     "prefpoe-none": "PrefPoE, the main expert acts",
     "sac": "SAC",
@@ -46,7 +45,6 @@ STARTS = {  # of the first figure, by their sigma
 }
 BETA1 = {0: "prefpoe-beta1-0", 0.1: "prefpoe-beta1-0.1", 0.2: "prefpoe", 0.4: "prefpoe-beta1-0.4"}
 BETA1 |= {value: f"prefpoe-beta1-{value}" for value in (1, 2, 4)}
-NOISES = [f"prefpoe-noise-{std}" for std in ("0.5", "1", "2", "4")]
 ONE_CHANGED = re.compile(r"(prefpoe|ppo-matched|ppo)-(alpha|w-pref|w-cons|lambda-pref|ent-coef|logstd)-(-?[\d.]+)")
 RESTING = re.compile(r"prefpoe(-anneal|-(logstd|noise|alpha|beta1|w-pref|w-cons|lambda-pref)-[\d.]+)*")
 PAIRS = [
@@ -56,13 +54,16 @@ PAIRS = [
     *((WIDE_PREFPOE, other) for other in (WIDE, CLEANRL)),
 ]
 AGAINST = {  # a table's name: what its tasks begin with, the variant that the others are compared with, and these
+    "cleanrl": ("", CLEANRL, ["ppo-cleanrl-exact"]),
+    "bonus": ("", "prefpoe", [NARROW, NARROW_BONUS]),
     "length": ("long-", MATCHED, [CLEANRL, BONUS, FALLING, "prefpoe", "prefpoe-anneal"]),
     "network": ("", "ppo", ["ppo-squash", "ppo-shared", WIDE]),
     "fusion": ("", "prefpoe", ["prefpoe-linear", "prefpoe-none"]),
     "schedules": ("", "prefpoe", ["prefpoe-lambda-falling", "prefpoe-lambda-rising", "prefpoe-lambda-guided"]),
     "modes": ("", "prefpoe", ["prefpoe-modes-4"]),
     "sac": ("sac-", "sac", ["prefpoe-sac", "prefpoe-sac-own"]),
-    "advantages": ("", "prefpoe", [*NOISES, "prefpoe-beta1-0"]),
+    "beta1": ("", "prefpoe", [variant for variant in BETA1.values() if variant != "prefpoe"]),
+    "advantages": ("", "prefpoe", [f"prefpoe-noise-{std}" for std in ("0.5", "1", "2", "4")]),
 }
 INGREDIENTS = {
     "logstd": "narrow start, σ = 0.37",
@@ -81,20 +82,16 @@ Frames = dict[str, pd.DataFrame]  # by task
 MEASURES = {"evaluation": "evaluation", "training_return": "training return"}  # a quantity of a run -> its name
 COLUMNS = MEASURES | {
     "whole": "return over all of training",
-    "mean ± std": "training return, mean ± std",
     "trace_acting": "tr Σ at the end",
     "ratio": "tr Σ_f / tr Σ_p",
     "resting": "1 − α w_pref / w_cons",
-    "guidance": "corr(A_norm, log π_p)",
     "solving": "runs that solve it",
     "first_success": "steps to the first success",
     "succeeding": "runs that had one",
-    "P evaluation": "P(PrefPoE better), evaluation",
-    "P training_return": "P(PrefPoE better), training return",
     "args": "script and flags",
     "seeds": "seeds",
 }
-FORMS = {"trace_acting": "{:.2f}", "ratio": "{:.2f}", "guidance": "{:.3f}"}  # the others' is {:,.0f}
+FORMS = {"trace_acting": "{:.2f}", "ratio": "{:.2f}"}  # the others' is {:,.0f}
 PAPER = {  # what the paper reports
     "HalfCheetah-v4": "1,276 → 5,375 (+321 %)",
     "Ant-v4": "+69 %",
@@ -112,7 +109,7 @@ def in_words(variant: str) -> str:
     if variant in NAMES or not base:
         return NAMES.get(variant, variant)
     flags = re.sub(r"-(-?\d[\d.]*)-?", r" = \1, ", variant.removeprefix(f"{base}-")).strip(", ")
-    return f"{NAMES[base]}, {flags}".replace("= -", "= −")
+    return f"{NAMES[base]}, {flags}".replace("= -", "= −").replace("beta1", "β₁")
 
 
 def task_and_length(name: str) -> tuple[str, str]:
@@ -193,13 +190,11 @@ def mean(runs: Runs, task: str, variant: str, quantity: str, base: str = "") -> 
 
 
 def cell(runs: Runs, task: str, variant: str, column: str) -> str:
-    evaluations, returns = (runs[task, variant, measure] for measure in MEASURES)
+    evaluations = runs[task, variant, "evaluation"]
     if column == "seeds":
         return str(len(evaluations))
     if column == "args":
-        return max(runs[task, variant, column])  # of old rows some are unknown
-    if column == "mean ± std":
-        return f"{returns.mean():,.0f} ± {returns.std():,.0f}"
+        return runs[task, variant, column][0]
     if column == "resting":
         return ratio_at_rest(variant) if variant.startswith("prefpoe") else "–"
     if column == "succeeding":
@@ -208,9 +203,6 @@ def cell(runs: Runs, task: str, variant: str, column: str) -> str:
         test = binomtest(int((evaluations >= SOLVED[task_and_length(task)[0]]).sum()), len(evaluations))
         shares = [100 * share for share in (test.statistic, *test.proportion_ci(method="wilson"))]
         return "{:.0f} % [{:.0f} %, {:.0f} %]".format(*shares)
-    if column.startswith("P "):
-        quantity = column.removeprefix("P ")
-        return "–" if variant == "prefpoe" else probability(runs, "prefpoe", variant, quantity, [task])
     return mean(runs, task, variant, column)
 
 
@@ -356,11 +348,8 @@ def make_tables(runs: Runs) -> dict[str, str]:
     """Every table by its name, empty if it has no runs yet; `tasks` is one for each task, below its name."""
     main = (CLEANRL, MATCHED, "prefpoe")
     less = ("less evaluation", "less training_return", "trace_acting", "seeds")
-    bonus = product(runs.tasks(NARROW_BONUS), (NARROW, NARROW_BONUS, "prefpoe"))
     sparse = product(runs.tasks(*runs.variants(), prefix="sparse-"), runs.variants())
-    cleanrl = product(runs.tasks(CLEANRL), (CLEANRL, "ppo-cleanrl-exact"))
     changed = [variant for variant in runs.variants() if ONE_CHANGED.fullmatch(variant) and variant not in NAMES]
-    beta1 = product(runs.tasks(*{*BETA1.values()} - {"prefpoe"}), BETA1.values())
     resting = [MATCHED, BONUS, FALLING, NARROW_BONUS, *filter(RESTING.fullmatch, runs.variants())]
     resting = [(task, variant) for task, variant in product(runs.tasks(*resting), resting) if task not in DISCRETE]
     whole = product(runs.tasks("prefpoe"), ("prefpoe", MATCHED))
@@ -369,11 +358,8 @@ def make_tables(runs: Runs) -> dict[str, str]:
         "returns": returns(runs, *main, readme=False),
         "share": share(runs),
         "ingredients": ingredients(runs),
-        "bonus": rows_of(runs, bonus, [*MEASURES, "trace_acting", "P evaluation", "P training_return", "seeds"]),
         "sparse": rows_of(runs, sparse, ["solving", "first_success", "succeeding", *MEASURES]),
-        "cleanrl": rows_of(runs, cleanrl, ["mean ± std", *MEASURES, *less[:2], "seeds"], CLEANRL),
         "sensitivity": rows_of(runs, product(runs.tasks(*changed), changed), [*MEASURES, *less]),
-        "beta1": rows_of(runs, beta1, [*MEASURES, *less[:3], "guidance", "seeds"], "prefpoe"),
         "rest": rows_of(runs, resting, ["resting", "ratio", "trace_acting", "seeds"]),
         "whole": rows_of(runs, whole, ["whole", "less whole", "less training_return", "seeds"], MATCHED),
         "improvement": improvements(runs),

@@ -68,7 +68,7 @@ def draw(rows: pd.DataFrame):
     axes[0].axhline(0.2, color="black", linestyle=":", lw=1, label="the scripts warn")
     axes[1].set_yscale("symlog", linthresh=0.1)
     axes[2].set_yscale("log")
-    add_legend(figure, axes, ncols=3)
+    add_legend(figure, ncols=3)
     return figure
 
 

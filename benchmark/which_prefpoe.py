@@ -172,7 +172,7 @@ def figure(released: Positional[Path]) -> None:
         axis.set_yticks([0.2, 0.5, 1, 2], ["0.2", "0.5", "1", "2"])
         axis.minorticks_off()
     axes[0].set_ylabel("σ, root mean square of 6 dimensions")
-    add_legend(picture, axes, ncols=3)
+    add_legend(picture, ncols=3)
     picture.savefig(RESULTS / "which-prefpoe.png", dpi=220, metadata={"Software": None})
 
 
