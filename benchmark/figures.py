@@ -57,8 +57,9 @@ def add_legend(figure: Figure, ncols: int) -> None:
 def draw_band(axis, curves: pd.DataFrame, variant: str, column: str, unit: float = 1e6, **line) -> None:
     """IQM over seeds and its interval against environment steps; nothing where there are no such numbers."""
     found = curves[curves["variant"] == variant].dropna(subset=[column]).groupby("global_step")[column]
-    if steps := [step / unit for step in found.groups]:
-        samples = [x.to_numpy() for _, x in found]
+    samples = [x.to_numpy() for _, x in found]
+    if samples:
+        steps = [step / unit for step in found.groups]
         axis.plot(steps, [iqm(x) for x in samples], **line)
         low, high = zip(*(bootstrap(iqm, x, resamples=1000) for x in samples), strict=True)
         axis.fill_between(steps, low, high, color=line["color"], alpha=0.18, lw=0)
@@ -168,17 +169,15 @@ def make_figures(runs: Runs, curves: tables.Frames) -> dict[str, Figure]:
     for name in runs.tasks("sac", "prefpoe-sac", prefix="sac-"):
         task, _ = tables.task_and_length(name)
         sac[task] = pd.concat([curves[name], sac.get(task)])  # of all lengths
-    figures = {}
-    if every[:1] == ["HalfCheetah-v4"]:
-        figures["verdict"] = draw_verdict(runs, every)
-    if widths:
-        variants = [MATCHED, BONUS, "prefpoe", NARROW_BONUS]
-        figures["widths"] = draw_curves(widths, variants, "trace_acting", "tr Σ of the acting policy")
+    training = "episodic_return", "training return"
+    calls = {
+        "widths": (widths, [MATCHED, BONUS, "prefpoe", NARROW_BONUS], "trace_acting", "tr Σ of the acting policy"),
+        "balance": (balance, [CLEANRL, MATCHED, "prefpoe"], *training),
+        "sac": (sac, ["sac", "prefpoe-sac", "prefpoe-sac-own"], *training),
+    }
+    figures = {name: draw_curves(*call) for name, call in calls.items() if call[0]}
     if guided:
         figures["beta1"] = draw_beta1(runs, guided)
-    if balance:
-        figures["balance"] = draw_curves(balance, [CLEANRL, MATCHED, "prefpoe"], "episodic_return", "training return")
-    if sac:
-        variants = ["sac", "prefpoe-sac", "prefpoe-sac-own"]
-        figures["sac"] = draw_curves(sac, variants, "episodic_return", "training return")
+    if every[:1] == ["HalfCheetah-v4"]:
+        figures["verdict"] = draw_verdict(runs, every)
     return figures

@@ -25,7 +25,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from report import RESULTS, ROOT, fail, read_config, read_metrics
 from scipy.stats import entropy
-from statistics_of_runs import scores
 from tables import table, with_interval
 
 sys.path.insert(0, str(ROOT / "open_questions"))
@@ -127,11 +126,11 @@ def draw(rows: pd.DataFrame, paths: list[list[np.ndarray]]) -> Figure:
 
 def summary(rows: pd.DataFrame) -> str:
     """Markdown, a row a quantity and a column a variant: means over seeds with 95 % bootstrap intervals."""
-    counts = rows["variant"].value_counts(sort=False)
-    lines = [{"mean over seeds": "seeds", **counts}]
+    variants = rows.groupby("variant", sort=False)
+    lines = [{"mean over seeds": "seeds", **variants.size()}]
     for column, name in COLUMNS.items():
         form = "{:.0f}" if column == "reached" else "{:.2f}"
-        cells = {v: with_interval(form, partial(np.mean, axis=-1), scores(rows, v, column)) for v in counts.index}
+        cells = {v: with_interval(form, partial(np.mean, axis=-1), x.dropna().to_numpy()) for v, x in variants[column]}
         lines.append({"mean over seeds": name, **cells})
     return table(lines)
 

@@ -4,6 +4,8 @@
     python benchmark/report.py                   # only write these again, from the CSV files
     python benchmark/report.py --update-readme   # and the tables of README.md and of benchmark/results/README.md
 
+--results names another folder of CSV files, tables and figures, and --no-figures draws none.
+
 A run is a folder [prefix]<task>__<variant>__<seed> of a sweep, which writes <folder>.args and <folder>.commit beside it.
 It replaces a run of that name taken in before. All runs of a variant on one task must have the same script and flags.
 Each task, and each length other than 1,000,000 steps, has two files: <task>_evaluations.csv (a row a run) and
@@ -15,9 +17,6 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import NoReturn
@@ -45,18 +44,6 @@ RESULTS = ROOT / "benchmark" / "results"
 PAGES = (ROOT / "README.md", RESULTS / "README.md")
 
 
-@dataclass
-class Args:
-    folders: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """run folders to take in; whatever is no finished run is skipped"""
-    results: Path = RESULTS
-    """folder of the CSV files, tables and figures"""
-    figures: bool = True
-    """draw the figures"""
-    update_readme: bool = False
-    """write tables into README.md and benchmark/results/README.md, between <!-- report: NAME --> and <!-- /report -->"""
-
-
 def fail(message: str) -> NoReturn:
     """End the program with one line on stderr."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
@@ -64,15 +51,6 @@ def fail(message: str) -> NoReturn:
 
 
 # Runs
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Inside, whatever a damaged or missing file of a run raises becomes one line that names it."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        fail(f"{path}: {error!r}; leave this run out, or remove it and train it again")
 
 
 def read_metrics(folder: Path) -> pd.DataFrame:
@@ -85,9 +63,8 @@ def read_metrics(folder: Path) -> pd.DataFrame:
 
 def read_config(folder: Path) -> dict:
     """A run's arguments and versions."""
-    with reading(folder / "config.json"):
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return config | {name: int(config[name]) for name in ("seed", "total_timesteps")}
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config | {name: int(config[name]) for name in ("seed", "total_timesteps")}
 
 
 def task_of(folder: Path, config: dict) -> str:
@@ -101,11 +78,6 @@ def task_of(folder: Path, config: dict) -> str:
 
 
 # CSV files, whose cells stay text until they are counted with, so that a file written again keeps every digit
-
-
-def short(x: float) -> str:
-    """Five significant digits; an empty cell for nan."""
-    return "" if math.isnan(x) else f"{x:.5g}"
 
 
 def script_and_flags(args: str) -> str:
@@ -127,27 +99,30 @@ def rows_of_run(folder: Path) -> tuple[str, pd.DataFrame, pd.DataFrame] | None:
     if not task:
         return None
     run = dict(zip(RUN, folder.name.split("__")[1:], strict=True))
-    with reading(folder):
-        metrics = read_metrics(folder)
-        evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-        args, commits = (folder.with_name(f"{folder.name}.{x}").read_text(encoding="utf-8") for x in ("args", "commit"))
-        last = metrics["global_step"].iloc[-1]
-        if last != evaluation["global_step"]:
-            raise ValueError(f"evaluated at step {evaluation['global_step']}, but metrics.csv ends at {last}")
-        row = run | {
-            "global_step": str(last),
-            "evaluation": repr(float(evaluation["mean"])),
-            "training_return": short(metrics["episodic_return"].tail(max(1, len(metrics) // 10)).mean()),
-            "evaluation_std": repr(float(evaluation["std"])),
-            "SPS": short(metrics["SPS"].median()),
-            "commit": " ".join(commits.split()),
-            "args": script_and_flags(args),
-            "returns": ";".join(repr(float(x)) for x in evaluation["returns"]),
-        }
+    metrics = read_metrics(folder)
+    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    args, commits = (folder.with_name(f"{folder.name}.{x}").read_text(encoding="utf-8") for x in ("args", "commit"))
+    last = metrics["global_step"].iloc[-1]
+    if last != evaluation["global_step"]:
+        raise ValueError(f"evaluated at step {evaluation['global_step']}, but metrics.csv ends at {last}")
+    row = run | {
+        "global_step": str(last),
+        "evaluation": repr(float(evaluation["mean"])),
+        "training_return": f"{metrics['episodic_return'].tail(max(1, len(metrics) // 10)).mean():.5g}",
+        "evaluation_std": repr(float(evaluation["std"])),
+        "SPS": f"{metrics['SPS'].median():.5g}",
+        "commit": " ".join(commits.split()),
+        "args": script_and_flags(args),
+        "returns": ";".join(repr(float(x)) for x in evaluation["returns"]),
+    }
     row |= {name: config.get("versions", {}).get(name, "") for name in VERSIONS}
     size = math.ceil(len(metrics) / 50)  # of a bin
     means = metrics.groupby(np.arange(len(metrics)) // size).mean().reindex(columns=["global_step", *AVERAGED])
-    curve = means.map(short).assign(**run, global_step=means["global_step"].map("{:.0f}".format))
+    curve = (
+        means.map("{:.5g}".format)
+        .replace("nan", "")
+        .assign(**run, global_step=means["global_step"].map("{:.0f}".format))
+    )
     return task, pd.DataFrame([row])[COLUMNS["evaluations"]], curve[COLUMNS["curves"]]
 
 
@@ -180,7 +155,10 @@ def take_in(folders: tuple[Path, ...], results: Path) -> None:
     for folder in folders:
         if not folder.exists():
             fail(f"{folder}: there is no such folder; give run folders, such as runs/*")
-        run = rows_of_run(folder) if (folder / "evaluation.json").exists() else None
+        try:
+            run = rows_of_run(folder) if (folder / "evaluation.json").exists() else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            fail(f"{folder}: {type(error).__name__}: {error}; leave this run out, or remove it and train it again")
         if run:
             found.setdefault(run[0], {})[folder.name] = run[1:]
         elif (folder / "config.json").exists():  # and else no run at all
@@ -210,31 +188,32 @@ def fill_in(path: Path, tables: dict[str, str]) -> str:
     """The file's text with a table between each <!-- report: NAME --> and <!-- /report -->."""
 
     def block(match: re.Match) -> str:
-        name = match[1]
-        if name not in tables:
-            fail(f"{path}: there is no table {name}; there are: {', '.join(tables)}")
-        return f"<!-- report: {name} -->\n\n{tables[name] or '*No such runs yet.*'}\n\n<!-- /report -->"
+        return f"<!-- report: {match[1]} -->\n\n{tables[match[1]] or '*No such runs yet.*'}\n\n<!-- /report -->"
 
     text = path.read_text(encoding="utf-8")
     return re.sub(r"<!-- report: (\S+) -->.*?<!-- /report -->", block, text, flags=re.DOTALL)
 
 
-def main(args: Args) -> None:
-    take_in(args.folders, args.results)
-    evaluations, curves = (read_results(args.results, kind) for kind in COLUMNS)
+def main(
+    folders: tyro.conf.Positional[tuple[Path, ...]] = (),
+    results: Path = RESULTS,
+    figures: bool = True,
+    update_readme: bool = False,
+) -> None:
+    take_in(folders, results)
+    evaluations, curves = (read_results(results, kind) for kind in COLUMNS)
     if not evaluations:
-        fail(f"{args.results} holds no results yet: give run folders, such as runs/*")
+        fail(f"{results} holds no results yet: give run folders, such as runs/*")
     runs = runs_of(evaluations, curves)
     tables = make_tables(runs)
-    filled = {path: fill_in(path, tables) for path in PAGES if args.update_readme}
-    filled[args.results / "tables.md"] = fill_in(RESULTS / "tables.md", tables)
+    filled = {path: fill_in(path, tables) for path in PAGES if update_readme}
+    filled[results / "tables.md"] = fill_in(RESULTS / "tables.md", tables)
     for path, text in filled.items():
         path.write_text(text, encoding="utf-8")
         print(path)
-    figures = make_figures(runs, curves) if args.figures else {}
-    for name, figure in figures.items():
-        figure.savefig(args.results / f"{name}.png", metadata={"Software": None})
+    for name, figure in make_figures(runs, curves).items() if figures else ():
+        figure.savefig(results / f"{name}.png", metadata={"Software": None})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    tyro.cli(main, description=__doc__)

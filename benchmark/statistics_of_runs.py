@@ -1,13 +1,8 @@
-"""Statistics over runs, those of Agarwal et al. 2021 (arXiv 2108.13264): interquartile means, probabilities of improvement,
-and 95 % percentile intervals of a bootstrap stratified by variant and task.
-
-Each statistic takes runs in the last axis and is vectorised over the others, which hold resamples.
-"""
+"""Statistics over runs, as of Agarwal et al. 2021 (arXiv 2108.13264), with runs in the last axis and resamples before."""
 
 from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 
@@ -26,7 +21,7 @@ def improvement(*samples: np.ndarray) -> np.ndarray:
 
 
 def effect(*samples: np.ndarray) -> np.ndarray:
-    """IQM of X_1 less that of Y_1, of X_2 less that of Y_2, ...: the mean of these differences."""
+    """The mean of the differences of IQMs, of X_1 from Y_1, of X_2 from Y_2, ..."""
     return np.mean([iqm(x) - iqm(y) for x, y in zip(samples[::2], samples[1::2], strict=True)], axis=0)
 
 
@@ -69,8 +64,3 @@ def apart(x: np.ndarray, y: np.ndarray) -> bool:
 def detectable(x: np.ndarray, y: np.ndarray) -> float:
     """The difference of IQMs that so many runs, scattered like these, show at the 5 % level with 80 % power."""
     return (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * resampled(effect, x, y).standard_error
-
-
-def scores(rows: pd.DataFrame, variant: str, measure: str) -> np.ndarray:
-    """That measure of each of the variant's runs: (runs,)."""
-    return rows.loc[rows["variant"] == variant, measure].dropna().to_numpy()

@@ -3,7 +3,7 @@ runs is left out, or is a dash. A variant's script and flags are the sweeps', an
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations, product
 
 import numpy as np
@@ -33,6 +33,7 @@ NAMES = {
     BONUS: "matched PPO with the bonus",
     FALLING: "matched PPO with a falling bonus",
     WIDE_PREFPOE: "PrefPoE, wide start",
+    "prefpoe-beta1-0": "PrefPoE, β₁ = 0",
     "prefpoe-linear": "PrefPoE, the heads' average acts",
     "prefpoe-none": "PrefPoE, the main expert acts",
     "sac": "SAC",
@@ -65,17 +66,12 @@ AGAINST = {  # a table's name: what its tasks begin with, the variant that the o
     "beta1": ("", "prefpoe", [variant for variant in BETA1.values() if variant != "prefpoe"]),
     "advantages": ("", "prefpoe", [f"prefpoe-noise-{std}" for std in ("0.5", "1", "2", "4")]),
 }
-INGREDIENTS = {
-    "logstd": "narrow start, σ = 0.37",
-    "bootstrap": "time limits bootstrapped",
-    "squash": "means through tanh",
-    "shared": "shared backbone",
-}
+INGREDIENTS = {"logstd": "narrow start, σ = 0.37", "bootstrap": "time limits bootstrapped"}
+INGREDIENTS |= {"squash": "means through tanh", "shared": "shared backbone"}
 ATTRIBUTION = {}  # the ingredients of each variant -> its name
-for base, first in {CLEANRL: (), "ppo": ("bootstrap",)}.items():
-    for size in range(4):
-        for others in combinations(("logstd", "squash", "shared"), size):
-            ATTRIBUTION[frozenset(first + others)] = "-".join((base, *others))
+for size, first in product(range(4), ("", "bootstrap")):
+    for others in combinations(("logstd", "squash", "shared"), size):
+        ATTRIBUTION[frozenset((first, *others)) - {""}] = "-".join(("ppo" if first else CLEANRL, *others))
 ATTRIBUTION[frozenset(INGREDIENTS)] = MATCHED
 
 Frames = dict[str, pd.DataFrame]  # by task
@@ -87,16 +83,11 @@ COLUMNS = MEASURES | {
     "resting": "1 − α w_pref / w_cons",
     "solving": "runs that solve it",
     "first_success": "steps to the first success",
-    "succeeding": "runs that had one",
     "args": "script and flags",
     "seeds": "seeds",
 }
 FORMS = {"trace_acting": "{:.2f}", "ratio": "{:.2f}"}  # the others' is {:,.0f}
-PAPER = {  # what the paper reports
-    "HalfCheetah-v4": "1,276 → 5,375 (+321 %)",
-    "Ant-v4": "+69 %",
-    "LunarLander-v3": "+276 % (LunarLander-v2)",
-}
+PAPER = {"HalfCheetah-v4": "1,276 → 5,375 (+321 %)", "Ant-v4": "+69 %", "LunarLander-v3": "+276 % (LunarLander-v2)"}
 EASY = ("CartPole-v1", "FrozenLake-v1")  # all variants come out alike
 BALANCING = ("Hopper-v4", "Walker2d-v4", "BipedalWalker-v3", "Humanoid-v4")
 SOLVED = {"MountainCarContinuous-v0": 90, "MountainCar-v0": -110, "Acrobot-v1": -100, "SparseHalfCheetah-v4": 500}
@@ -104,12 +95,8 @@ DISCRETE = ("LunarLander-v3", "MountainCar-v0", "Acrobot-v1", *EASY)
 
 
 def in_words(variant: str) -> str:
-    """Its name, or that of its base and the flags that differ."""
-    base = next((base for base in ("prefpoe", MATCHED, CLEANRL, "ppo") if variant.startswith(f"{base}-")), "")
-    if variant in NAMES or not base:
-        return NAMES.get(variant, variant)
-    flags = re.sub(r"-(-?\d[\d.]*)-?", r" = \1, ", variant.removeprefix(f"{base}-")).strip(", ")
-    return f"{NAMES[base]}, {flags}".replace("= -", "= −").replace("beta1", "β₁")
+    """Its name, or that of the CSV files."""
+    return NAMES.get(variant, variant)
 
 
 def task_and_length(name: str) -> tuple[str, str]:
@@ -197,8 +184,6 @@ def cell(runs: Runs, task: str, variant: str, column: str) -> str:
         return runs[task, variant, column][0]
     if column == "resting":
         return ratio_at_rest(variant) if variant.startswith("prefpoe") else "–"
-    if column == "succeeding":
-        return f"{len(runs[task, variant, 'first_success'])} of {len(evaluations)}"
     if column == "solving":
         test = binomtest(int((evaluations >= SOLVED[task_and_length(task)[0]]).sum()), len(evaluations))
         shares = [100 * share for share in (test.statistic, *test.proportion_ci(method="wilson"))]
@@ -246,36 +231,33 @@ def probability(runs: Runs, variant: str, base: str, quantity: str, tasks: Itera
 # Tables
 
 
-def table(rows: list[dict[str, object]]) -> str:
+def table(rows: Iterable[dict[str, object]]) -> str:
     """Markdown; the columns are the keys of the first row."""
+    rows = [*rows]
     if not rows:
         return ""
     lines = ["| " + " | ".join(map(str, line)) + " |" for line in (rows[0], *(row.values() for row in rows))]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
-def rows_of(runs: Runs, chosen: Iterable[tuple[str, str]], columns: Iterable[str], base: str = "") -> list[dict]:
+def rows_of(runs: Runs, chosen: Iterable[tuple[str, str]], columns: Iterable[str], base: str = "") -> Iterator[dict]:
     """A row for each of these tasks and variants that there are; `less X` is the difference in X from the base, or without
     one from the variant with the default of the one coefficient."""
-    rows = []
     for task, variant in chosen:
         if len(runs[task, variant, "evaluation"]):
             row = {"task": "".join(task_and_length(task)), "variant": in_words(variant)}
             for column in columns:
-                if column.startswith("less "):
-                    quantity = column.removeprefix("less ")
-                    default = base or ONE_CHANGED.match(variant)[1]
-                    name = f"{COLUMNS[quantity]}, less {in_words(base) or 'the default'}"
-                    row[name] = difference(runs, task, variant, default, quantity)
-                else:
+                quantity = column.removeprefix("less ")
+                if quantity == column:
                     row[COLUMNS[column]] = cell(runs, task, variant, column)
-            rows.append(row)
-    return rows
+                else:
+                    name = f"{COLUMNS[quantity]}, less {in_words(base) or 'the default'}"
+                    row[name] = difference(runs, task, variant, base or ONE_CHANGED.match(variant)[1], quantity)
+            yield row
 
 
-def returns(runs: Runs, *variants: str, readme: bool) -> list[dict]:
-    """Two rows a task, one a measure: README.md's beside the paper's figures, or with marks and a difference."""
-    rows = []
+def returns(runs: Runs, *variants: str, readme: bool) -> Iterator[dict]:
+    """Two rows a task: README.md's beside the paper's figures, or with marks and a difference."""
     for task, (quantity, name) in product(runs.tasks(*variants), MEASURES.items()):
         base = "" if readme else CLEANRL
         row = {"task": task, "return": name}
@@ -284,13 +266,11 @@ def returns(runs: Runs, *variants: str, readme: bool) -> list[dict]:
             row["the paper"] = PAPER.get(task, "–") if quantity == "evaluation" else ""
         else:
             row["PrefPoE − matched PPO"] = difference(runs, task, "prefpoe", MATCHED, quantity)
-        rows.append(row | {"seeds": seeds(runs, task, *variants)})
-    return rows
+        yield row | {"seeds": seeds(runs, task, *variants)}
 
 
-def share(runs: Runs) -> list[dict]:
+def share(runs: Runs) -> Iterator[dict]:
     """A row a task on which PrefPoE gains in evaluation."""
-    rows = []
     variants = ("prefpoe", MATCHED, CLEANRL)
     for task in runs.tasks("prefpoe"):
         x, matched, base = (runs[task, variant, "evaluation"] for variant in variants)
@@ -298,50 +278,44 @@ def share(runs: Runs) -> list[dict]:
             row = {"task": task, "PrefPoE's gain over CleanRL's PPO": with_interval("{:+,.0f}", effect, x, base)}
             row["in per cent"] = with_interval("{:+,.0f} %", statistics.gain, x, base)
             row["the preference's share of it"] = with_interval("{:.2f}", statistics.share, x, matched, base)
-            rows.append(row | {"seeds": seeds(runs, task, *variants)})
-    return rows
+            yield row | {"seeds": seeds(runs, task, *variants)}
 
 
-def ingredients(runs: Runs) -> list[dict]:
+def ingredients(runs: Runs) -> Iterator[dict]:
     """What each ingredient adds, averaged over the combinations of the others."""
-    rows = []
     tasks = runs.tasks("ppo-logstd")
     for part, ingredient in INGREDIENTS.items() if tasks else ():
         row = {"ingredient": ingredient}
         for task, quantity in product(tasks, MEASURES):
-            without = [others for others in ATTRIBUTION if part not in others]
-            pairs = [(ATTRIBUTION[others | {part}], ATTRIBUTION[others]) for others in without]
-            samples = [runs[task, variant, quantity] for pair in pairs for variant in pair]
+            samples = []
+            for others in ATTRIBUTION:
+                if part not in others:
+                    samples += [runs[task, ATTRIBUTION[parts], quantity] for parts in (others | {part}, others)]
             row[f"{task}, {MEASURES[quantity]}"] = with_interval("{:+,.0f}", effect, *samples)
-        rows.append(row)
-    return rows
+        yield row
 
 
-def improvements(runs: Runs) -> list[dict]:
+def improvements(runs: Runs) -> Iterator[dict]:
     """P(X > Y), averaged over tasks."""
     tasks = runs.tasks("prefpoe", easy=True)
     groups = {"all tasks": tasks, "continuous actions": [task for task in tasks if task not in DISCRETE]}
     groups["balancing tasks"] = [task for task in tasks if task in BALANCING]
-    rows = []
     for (variant, base), quantity in product(PAIRS, MEASURES):
         row = {"X": in_words(variant), "Y": in_words(base), "return": MEASURES[quantity]}
         row |= {name: probability(runs, variant, base, quantity, group) for name, group in groups.items()}
         if row["all tasks"] != "–":
-            rows.append(row)
-    return rows
+            yield row
 
 
-def detectable(runs: Runs) -> list[dict]:
+def detectable(runs: Runs) -> Iterator[dict]:
     """A row a pair that is undecided on a task."""
-    rows = []
     for task, pair, quantity in product(runs.tasks("prefpoe"), PAIRS, MEASURES):
         x, y = (runs[task, variant, quantity] for variant in pair)
         if min(len(x), len(y)) > 1 and not statistics.differ(x, y):
             row = {"task": task, "pair": " − ".join(map(in_words, pair)), "return": MEASURES[quantity]}
             row["difference"] = difference(runs, task, *pair, quantity)
             row["smallest that would be seen"] = f"{statistics.detectable(x, y):,.0f}"
-            rows.append(row | {"seeds": seeds(runs, task, *pair)})
-    return rows
+            yield row | {"seeds": seeds(runs, task, *pair)}
 
 
 def make_tables(runs: Runs) -> dict[str, str]:
@@ -358,7 +332,7 @@ def make_tables(runs: Runs) -> dict[str, str]:
         "returns": returns(runs, *main, readme=False),
         "share": share(runs),
         "ingredients": ingredients(runs),
-        "sparse": rows_of(runs, sparse, ["solving", "first_success", "succeeding", *MEASURES]),
+        "sparse": rows_of(runs, sparse, ["solving", "first_success", *MEASURES, "seeds"]),
         "sensitivity": rows_of(runs, product(runs.tasks(*changed), changed), [*MEASURES, *less]),
         "rest": rows_of(runs, resting, ["resting", "ratio", "trace_acting", "seeds"]),
         "whole": rows_of(runs, whole, ["whole", "less whole", "less training_return", "seeds"], MATCHED),
