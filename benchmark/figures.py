@@ -1,5 +1,4 @@
-"""Figures of runs, drawn without pyplot, which keeps state. The report's are 838 pixels wide, so that GitHub shows them at
-their own size, with no type below 9 pt."""
+"""Figures of runs, without pyplot, which keeps state: 838 pixels wide, as GitHub shows them, and no type below 9 pt."""
 
 import math
 from itertools import product
@@ -86,11 +85,9 @@ def draw_curves(curves: tables.Frames, variants: list[str], column: str, label: 
             draw_band(axis, rows, variant, column, unit, label=in_words(variant), **STYLE[variant] | marks)
         if column == "trace_acting":
             predicted = 0.9 * rows[rows["variant"] == "prefpoe"].groupby("global_step")["trace_pref"].agg(iqm)
-            looks = dict(color="black", linestyle=":", lw=1.5, zorder=3)
-            axis.plot(predicted.index / unit, predicted, label="0.9 tr Σ of PrefPoE's preference", **looks)
+            axis.plot(predicted.index / unit, predicted, "k:", zorder=3, label="0.9 tr Σ of PrefPoE's preference")
             plain_log_ticks(axis)
-        axis.set_title(task, fontsize="medium")
-        axis.set_xlabel(f"environment steps ({name})")
+        axis.set(title=task, xlabel=f"environment steps ({name})")
     axes[0].set_ylabel(label)
     add_legend(figure, ncols=3 if len(variants) == 3 else 2)
     return figure
@@ -106,8 +103,7 @@ def draw_beta1(runs: Runs, tasks: list[str]) -> Figure:
             axis.plot([x + shift] * len(returns), returns, **look | dict(marker="o", markersize=3, alpha=0.6))
             axis.plot(x + shift, iqm(returns), label=MEASURES[quantity], **look)
         axis.set_xticks(range(len(known)), [f"{value:g}" + "\n(default)" * (value == 0.2) for value in known])
-        axis.set_title(task, fontsize="medium")
-        axis.set_xlabel("β₁, the weight of the advantages")
+        axis.set(title=task, xlabel="β₁, the weight of the advantages")
     axes[0].set_ylabel("return (environment's reward)")
     add_legend(figure, ncols=2)
     return figure
@@ -145,7 +141,6 @@ def draw_beaten(axis, runs: Runs, tasks: list[str]) -> None:
             axis.hlines(y + shift, low, high, color=look["color"], linestyle="-" if shift < 0 else "--", lw=1.3)
             axis.plot(improvement(*samples), y + shift, label=MEASURES[quantity], **look)
     axis.axvline(0.5, color="black", lw=1)
-    axis.axhline(len(tasks) - 0.5, color="#777777", lw=0.8)
     axis.set_yticks(range(len(rows)), rows)
     axis.set(xlim=(-0.03, 1.03), ylim=(len(tasks) + 0.6, -0.6), xlabel="P(PrefPoE beats matched PPO)")
     axis.set_title(f"(b) All {len(tasks)} tasks", loc="left", fontsize="medium")

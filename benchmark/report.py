@@ -7,9 +7,8 @@
 --results names another folder of CSV files, tables and figures, and --no-figures draws none.
 
 A run is a folder [prefix]<task>__<variant>__<seed> of a sweep, which writes <folder>.args and <folder>.commit beside it.
-It replaces a run of that name taken in before. All runs of a variant on one task must have the same script and flags.
-Each task, and each length other than 1,000,000 steps, has two files: <task>_evaluations.csv (a row a run) and
-<task>_curves.csv (up to 50 rows a run).
+It replaces a run of that name. All runs of a variant on one task must have the same script and flags. Each task and length
+has two files: <task>_evaluations.csv (a row a run) and <task>_curves.csv (up to 50 rows a run).
 """
 
 import io
@@ -86,7 +85,6 @@ def script_and_flags(args: str) -> str:
     kept = {}
     for flag in flags:
         name, *value = re.split("[ =]", flag, maxsplit=1)
-        name = name.replace("_", "-")
         kept[name.removeprefix("no-").replace("-", "_")] = " ".join([f"--{name}", *value])
     names = kept.keys() - BOOKKEEPING - {"env_id", "total_timesteps", "exp_name"}
     return " ".join([script, *sorted(kept[name] for name in names)])

@@ -1,5 +1,4 @@
-"""The variants that the sweeps name, in words, and the tables of their runs, as Markdown. A table, row or cell without
-runs is left out, or is a dash. A variant's script and flags are the sweeps', and its rows have them in `args`."""
+"""The variants that the sweeps name, in words, and the tables of their runs, as Markdown."""
 
 import math
 import re
@@ -9,7 +8,6 @@ from itertools import combinations, product
 import numpy as np
 import pandas as pd
 import statistics_of_runs as statistics
-from scipy.stats import binomtest
 from statistics_of_runs import bootstrap, effect, improvement, iqm
 
 CLEANRL = "ppo-cleanrl"
@@ -166,7 +164,8 @@ def marked(text: str, x: np.ndarray, base: np.ndarray) -> str:
     """Bold if x differs from base and their own intervals are apart, with † if these overlap."""
     if min(len(x), len(base)) < 2 or not statistics.differ(x, base):
         return text
-    return f"**{text}**" if statistics.apart(x, base) else f"{text} †"
+    (low, high), (base_low, base_high) = bootstrap(iqm, x), bootstrap(iqm, base)
+    return f"**{text}**" if low > base_high or high < base_low else f"{text} †"
 
 
 def mean(runs: Runs, task: str, variant: str, quantity: str, base: str = "") -> str:
@@ -185,9 +184,7 @@ def cell(runs: Runs, task: str, variant: str, column: str) -> str:
     if column == "resting":
         return ratio_at_rest(variant) if variant.startswith("prefpoe") else "–"
     if column == "solving":
-        test = binomtest(int((evaluations >= SOLVED[task_and_length(task)[0]]).sum()), len(evaluations))
-        shares = [100 * share for share in (test.statistic, *test.proportion_ci(method="wilson"))]
-        return "{:.0f} % [{:.0f} %, {:.0f} %]".format(*shares)
+        return f"{(evaluations >= SOLVED[task_and_length(task)[0]]).sum()} of {len(evaluations)}"
     return mean(runs, task, variant, column)
 
 
@@ -241,8 +238,7 @@ def table(rows: Iterable[dict[str, object]]) -> str:
 
 
 def rows_of(runs: Runs, chosen: Iterable[tuple[str, str]], columns: Iterable[str], base: str = "") -> Iterator[dict]:
-    """A row for each of these tasks and variants that there are; `less X` is the difference in X from the base, or without
-    one from the variant with the default of the one coefficient."""
+    """A row a task and variant that there are; `less X` is the difference from the base, or else from the default."""
     for task, variant in chosen:
         if len(runs[task, variant, "evaluation"]):
             row = {"task": "".join(task_and_length(task)), "variant": in_words(variant)}
@@ -258,8 +254,8 @@ def rows_of(runs: Runs, chosen: Iterable[tuple[str, str]], columns: Iterable[str
 
 def returns(runs: Runs, *variants: str, readme: bool) -> Iterator[dict]:
     """Two rows a task: README.md's beside the paper's figures, or with marks and a difference."""
+    base = "" if readme else CLEANRL
     for task, (quantity, name) in product(runs.tasks(*variants), MEASURES.items()):
-        base = "" if readme else CLEANRL
         row = {"task": task, "return": name}
         row |= {in_words(variant): mean(runs, task, variant, quantity, base) for variant in variants}
         if readme:
@@ -332,7 +328,7 @@ def make_tables(runs: Runs) -> dict[str, str]:
         "returns": returns(runs, *main, readme=False),
         "share": share(runs),
         "ingredients": ingredients(runs),
-        "sparse": rows_of(runs, sparse, ["solving", "first_success", *MEASURES, "seeds"]),
+        "sparse": rows_of(runs, sparse, ["solving", "first_success", *MEASURES]),
         "sensitivity": rows_of(runs, product(runs.tasks(*changed), changed), [*MEASURES, *less]),
         "rest": rows_of(runs, resting, ["resting", "ratio", "trace_acting", "seeds"]),
         "whole": rows_of(runs, whole, ["whole", "less whole", "less training_return", "seeds"], MATCHED),
