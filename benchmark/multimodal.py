@@ -4,10 +4,9 @@
     python benchmark/multimodal.py              # only the summary, from results/multimodal.csv
 
 Each run's fused policy is sampled for 100 episodes, which all start in the middle, so that no start decides which goal
-is near. A goal is reached if one of them ends there. The entropy (nats) is that of the shares of the goals among the
-episodes that end at one. Modes in use, exp of the entropy of the weights, are those of the fused policy in the middle,
-and of preference and fused policy averaged over the states of the last tenth of training, as what follows them. The
-picture has the paths of the first 20 episodes. Give all runs at once; others than of MultiGoal-v0 are skipped.
+is near. A goal is reached if one of them ends there. Modes in use are exp of the entropy of the weights, at the start or
+averaged over the last tenth of training, as what follows them. The picture has the paths of the first 20 episodes. Give
+all runs at once; others than of MultiGoal-v0 are skipped.
 """
 
 import importlib

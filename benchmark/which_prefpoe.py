@@ -1,7 +1,6 @@
 """How runs on HalfCheetah-v4 end beside the agent that the authors released: numbers and figure of which-prefpoe.md.
 
     python benchmark/which_prefpoe.py rows PrefPoE.cleanrl_model RUN... > benchmark/results/which-prefpoe.csv
-    python benchmark/which_prefpoe.py seeds PrefPoE.cleanrl_model      # the seed that the authors trained with
     python benchmark/which_prefpoe.py protocol PrefPoE.cleanrl_model RUN...     # returns as the authors evaluate
     python benchmark/which_prefpoe.py figure PrefPoE.cleanrl_model     # which-prefpoe.png, from the committed curves
 
@@ -111,16 +110,6 @@ def rows(released: Positional[Path], runs: Positional[tuple[Path, ...]] = ()) ->
     pd.DataFrame(table).to_csv(sys.stdout, index=False, float_format="%.4g")
 
 
-def seeds(released: Positional[Path], last: int = 20_000) -> None:
-    """How the released layers correlate with those that each seed initialises, the seeds with the largest first."""
-    weights, _ = load(released)
-    found = []
-    for seed in range(last + 1):
-        layers = initial(seed).items()
-        found.append({name: np.corrcoef(weights[f"{name}.weight"].ravel(), x.ravel())[0, 1] for name, x in layers})
-    print(pd.DataFrame(found).nlargest(3, "backbone.0").to_string(float_format="%.2f"))
-
-
 def protocol(released: Positional[Path], runs: Positional[tuple[Path, ...]] = ()) -> None:
     """Returns by the authors' protocol, 3 environments of 6 episodes, statistics gathered meanwhile; then by a run's."""
     for path in (released, *(folder / "checkpoint.pt" for folder in runs)):
@@ -156,5 +145,5 @@ def figure(released: Positional[Path]) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    commands = (rows, seeds, protocol, figure)
+    commands = (rows, protocol, figure)
     tyro.extras.subcommand_cli_from_dict({command.__name__: command for command in commands})

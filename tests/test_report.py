@@ -183,19 +183,15 @@ def test_tables_hold_what_the_rows_say():
         assert heads(made[name][0], "CleanRL's PPO", "matched PPO", "PrefPoE") == ["100", "400", "500"]
         assert heads(made[name][2], "CleanRL's PPO", "matched PPO", "PrefPoE") == ["200", "250", "210"]
     (share,) = made["share"]  # without a gain, or with a single seed of matched PPO, there is none
-    gains = {column: cell for column, cell in share.items() if "gain" in column or "cent" in column}
-    assert [*gains.values()] == ["+400 [+300, +500]", "+400 % [+300 %, +500 %]"]
-    assert heads(share, "task", "the preference's share of it", "seeds") == ["Ant-v4", "0.25", "2"]
-    cleanrl, prefpoe = (row for row in made["length"] if row["variant"] != "matched PPO")
-    assert heads(cleanrl, "evaluation", "evaluation, less matched PPO") == ["100", "−300"]
-    assert (prefpoe["task"], *heads(prefpoe, "evaluation, less matched PPO")) == ("Hopper-v4, 2,000,000 steps", "+100")
+    columns = "task", "PrefPoE's gain over CleanRL's PPO", "in per cent", "the preference's share of it", "seeds"
+    assert heads(share, *columns) == ["Ant-v4", "+400", "+400 %", "0.25", "2"]
+    assert [heads(row, "evaluation, less matched PPO") for row in made["length"]] == [["–"], ["−300"], ["+100"]]
 
 
 def test_differences_are_marked_by_whether_they_exclude_zero_and_own_intervals_are_apart():
     low = np.arange(10) * 10.0
     runs = dict(ppo_cleanrl=low + 1, ppo_matched=low, prefpoe=low + 40, prefpoe_linear=low + 1000)
     made = made_of(Ant_v4=frames_of(**runs, prefpoe_beta1_0=low + 41))
-    assert made["sparse"] == made["sac"] == []  # of which there are no runs
     text = {row["variant"]: row["evaluation, less PrefPoE"] for row in made["fusion"]}
     assert re.fullmatch(r"\*\*\+960 \[\+\d+, \+\d+\]\*\*", text["PrefPoE, the heads' average acts"])
     row = made["returns"][0]
@@ -252,8 +248,7 @@ def test_probabilities_are_averaged_over_the_tasks_that_have_both():
     bonus = "ppo_matched_ent_coef_0.01"
     ant = frames_of(ppo_matched=[2, 4], prefpoe=[1, 3, 5], **{bonus: [0, 1]})
     lander, lake = frames_of(ppo_matched=[9, 9], prefpoe=[10, 10]), frames_of(ppo_matched=[9, 9], prefpoe=[1, 1])
-    single = frames_of(ppo_matched=[9], prefpoe=[10])
-    made = made_of(Ant_v4=ant, LunarLander_v3=lander, FrozenLake_v1=lake, Walker2d_v4=single, long_Ant_v4=lake)
+    made = made_of(Ant_v4=ant, LunarLander_v3=lander, FrozenLake_v1=lake, long_Ant_v4=lake)
     rows = [row for row in made["improvement"] if row["X"] == "PrefPoE"]
     found = {(row["Y"], row["return"]): heads(row, "all tasks", "continuous actions") for row in rows}
     assert found["matched PPO", "evaluation"] == ["0.75", "0.50"]  # 3 of 6 pairs, and all; FrozenLake's do not count
@@ -262,19 +257,6 @@ def test_probabilities_are_averaged_over_the_tasks_that_have_both():
 
 
 # Pages and figures
-
-
-def test_update_readme_fills_both_pages(runs, tmp_path, monkeypatch):
-    results = tmp_path / "results"
-    pages = tmp_path / "one.md", results / "two.md"
-    results.mkdir()
-    for page in (*pages, results / "tables.md"):
-        page.write_text("<!-- report: tasks --><!-- /report -->")
-    monkeypatch.setattr(report, "PAGES", pages)
-    monkeypatch.setattr(report, "RESULTS", results)
-    for update_readme in (False, True):
-        make(results, *runs.iterdir(), update_readme=update_readme)
-        assert ["| PrefPoE |" in page.read_text() for page in pages] == [update_readme] * 2
 
 
 def test_every_page_says_what_the_committed_results_say():
@@ -309,7 +291,7 @@ def test_figures_are_as_wide_as_github_shows_them_without_small_type():
 # From runs to files
 
 
-def test_a_row_says_the_commits_and_the_flags_that_the_sweep_wrote_down(runs, tmp_path, capsys):
+def test_a_row_says_the_commits_and_the_flags_that_the_sweep_wrote_down(runs, tmp_path):
     run = runs / "CartPole-v1__ppo-matched__3"
     told = "ppo_baseline.py --squash-mean --logstd-init -1 --env-id CartPole-v1 --seed 3 --no-compile --w-cons=0.1"
     run.with_name(f"{run.name}.args").write_text(f"{told} --exp-name 'a  b' --logstd-init -1.35\n")
@@ -318,8 +300,6 @@ def test_a_row_says_the_commits_and_the_flags_that_the_sweep_wrote_down(runs, tm
     (row,) = rows_of(tmp_path / "results", "evaluations")
     assert row["commit"] == "0000000 1111111-dirty"
     assert row["args"] == "ppo_baseline.py --logstd-init -1.35 --squash-mean --w-cons 0.1"
-    run.with_name(f"{run.name}.commit").unlink()
-    assert f"{run.name}.commit" in refused(capsys, tmp_path / "results", run)
 
 
 def test_runs_of_one_variant_have_the_same_flags(runs, tmp_path, capsys):
@@ -327,13 +307,8 @@ def test_runs_of_one_variant_have_the_same_flags(runs, tmp_path, capsys):
     other = copy(run, "CartPole-v1__prefpoe__4")
     other.with_name(f"{other.name}.args").write_text("prefpoe_lunarlander.py --beta1 4\n")
     make(results, run)
-    before = contents(results)
-    said = refused(capsys, results, other)
-    assert "prefpoe" in said and "--beta1 4" in said
-    assert contents(results) == before
-    run.with_name(f"{run.name}.args").write_text("prefpoe_lunarlander.py --beta1 4\n")
-    make(results, run, other)  # now that none has the old ones
-    assert len(rows_of(results, "evaluations")) == 2
+    assert "--beta1 4" in refused(capsys, results, other)
+    assert len(rows_of(results, "evaluations")) == 1
 
 
 def test_rows_hold_the_numbers_of_the_runs(runs, tmp_path):
@@ -347,13 +322,10 @@ def test_rows_hold_the_numbers_of_the_runs(runs, tmp_path):
         assert (float(row["evaluation"]), float(row["evaluation_std"])) == (evaluation["mean"], evaluation["std"])
         assert int(row["global_step"]) == evaluation["global_step"] == STEPS
         assert float(row["training_return"]) == pytest.approx(metrics["episodic_return"].iloc[-1], rel=1e-4)
-        assert float(row["SPS"]) == pytest.approx(metrics["SPS"].median(), rel=1e-4)
-        versions = json.loads((folder / "config.json").read_text())["versions"]
-        assert row.items() >= {name: versions[name] for name in ("torch", "gymnasium")}.items()
+        assert row["torch"] == json.loads((folder / "config.json").read_text())["versions"]["torch"]
         ours = pd.DataFrame([x for x in curves if x["variant"] == row["variant"]])  # 16 iterations: a row each
         theirs = metrics.reindex(columns=report.AVERAGED).to_numpy(float)
         assert ours[report.AVERAGED].replace("", "nan").to_numpy(float) == pytest.approx(theirs, rel=1e-4, nan_ok=True)
-        assert ours["guidance"].all() == (row["variant"] == "prefpoe")
 
 
 def test_a_run_taken_in_again_replaces_its_rows_and_nothing_else(runs, tmp_path):
@@ -362,9 +334,8 @@ def test_a_run_taken_in_again_replaces_its_rows_and_nothing_else(runs, tmp_path)
     folders = prefpoe, matched, copy(prefpoe, "CartPole-v1__prefpoe__11", mean=11.0)
     make(first, *folders, figures=True)
     before = contents(first)
-    for again in (folders, ()):
-        make(first, *again)
-        assert contents(first) == before
+    make(first, *folders)
+    assert contents(first) == before
     make(second, folders[2])
     make(second, *folders[1::-1], figures=True)  # in other steps and another order
     assert contents(second) == before
@@ -373,17 +344,6 @@ def test_a_run_taken_in_again_replaces_its_rows_and_nothing_else(runs, tmp_path)
     rewrite(prefpoe / "evaluation.json", mean=123.5)
     make(first, prefpoe)
     assert rows_of(first, "evaluations") == [old[0], old[1] | {"evaluation": "123.5"}, old[2]]
-    assert [row["seed"] for row in old] == ["3", "3", "11"]
-    assert (first / f"{TASK}_curves.csv").read_bytes() == before[f"{TASK}_curves.csv"]
-
-
-def test_runs_of_other_lengths_and_prefixes_do_not_mix(runs, tmp_path):
-    usual = copy(runs / "CartPole-v1__prefpoe__3", "CartPole-v1__prefpoe__4")
-    rewrite(usual / "config.json", total_timesteps=1_000_000)
-    copy(usual, "short-CartPole-v1__prefpoe__5")
-    make(tmp_path / "results", *runs.iterdir())
-    for task, seeds in {TASK: ["3", "3"], "CartPole-v1": ["4"], "short-CartPole-v1": ["5"]}.items():
-        assert [row["seed"] for row in rows_of(tmp_path / "results", "evaluations", task)] == seeds
 
 
 # A user's mistakes
@@ -395,13 +355,14 @@ def test_the_command_line_takes_all_of_a_runs_folder(runs, tmp_path):
     misnamed = ["cart", "CartPole-v1__prefpoe_lunarlander__3__1763900000"]  # a script's own name for a run
     for unnamed in misnamed:
         shutil.copytree(runs / "CartPole-v1__prefpoe__3", runs / unnamed)
-    (runs / "CartPole-v1__prefpoe__3.log").write_text("step=256\n")
+    usual = copy(runs / "CartPole-v1__prefpoe__3", "short-CartPole-v1__prefpoe__4")
+    rewrite(usual / "config.json", total_timesteps=1_000_000)
     argv = [sys.executable, ROOT / "benchmark" / "report.py", *sorted(runs.iterdir()), "--no-figures"]
     argv += ["--results", tmp_path / "results"]
     process = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=60, check=True)
     assert all(name in process.stderr for name in (unfinished.name, *misnamed))
-    assert TASK in (tmp_path / "results" / "tables.md").read_text(encoding="utf-8")
-    assert len(rows_of(tmp_path / "results", "evaluations")) == 2
+    for task, count in {TASK: 2, "short-CartPole-v1": 1}.items():  # runs of another prefix or length do not mix
+        assert len(rows_of(tmp_path / "results", "evaluations", task)) == count
 
 
 def test_mistakes_get_one_line(runs, tmp_path, capsys):
@@ -410,11 +371,11 @@ def test_mistakes_get_one_line(runs, tmp_path, capsys):
     short = copy(prefpoe, "CartPole-v1__prefpoe__6")  # its evaluation is of a step that it has not trained to
     pd.read_csv(short / "metrics.csv")[:-1].to_csv(short / "metrics.csv", index=False)
     other_task = shutil.copytree(prefpoe, tmp_path / "LunarLander-v3__prefpoe__3")
-    for folders in ((), (tmp_path / "nowhere",), (tmp_path,), (damaged,), (short,), (other_task,)):
+    lonely = shutil.copytree(prefpoe, runs / "CartPole-v1__lonely__3")  # without what a sweep writes
+    for folders in ((tmp_path / "nowhere",), (tmp_path,), (damaged,), (short,), (other_task,), (lonely,)):
         refused(capsys, results, *folders)
     header = ",".join(report.COLUMNS["curves"])
-    words = f"{header}\nppo,1,many{(header.count(',') - 2) * ','}\n"
-    for text in ("<<<<<<< HEAD\n", f"{header}\nppo,1\n", words):
-        results.mkdir(exist_ok=True)
+    results.mkdir()
+    for text in ("<<<<<<< HEAD\n", f"{header}\nppo,1\n"):
         (results / "CartPole-v1_curves.csv").write_text(text)
         assert "CartPole-v1_curves.csv" in refused(capsys, results, prefpoe)
