@@ -374,8 +374,7 @@ def test_mistakes_get_one_line(runs, tmp_path, capsys):
     lonely = shutil.copytree(prefpoe, runs / "CartPole-v1__lonely__3")  # without what a sweep writes
     for folders in ((tmp_path / "nowhere",), (tmp_path,), (damaged,), (short,), (other_task,), (lonely,)):
         refused(capsys, results, *folders)
-    header = ",".join(report.COLUMNS["curves"])
     results.mkdir()
-    for text in ("<<<<<<< HEAD\n", f"{header}\nppo,1\n"):
+    for text in ("<<<<<<< HEAD\n", ",".join(report.COLUMNS["curves"]) + "\nppo,1\n"):
         (results / "CartPole-v1_curves.csv").write_text(text)
         assert "CartPole-v1_curves.csv" in refused(capsys, results, prefpoe)
