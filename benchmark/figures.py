@@ -1,9 +1,6 @@
-"""Figures of runs, drawn without pyplot, which keeps state. The report's are 838 pixels wide, so that GitHub shows them at
-their own size, with no type below 9 pt."""
+"""Figures of runs, without pyplot, which keeps state: 838 pixels wide, as GitHub shows them, and no type below 9 pt."""
 
 import math
-from collections.abc import Callable
-from functools import partial
 from itertools import product
 
 import pandas as pd
@@ -11,32 +8,25 @@ import tables
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from statistics_of_runs import bootstrap, improvement, iqm
-from tables import BETA1, BONUS, CLEANRL, MATCHED, MEASURES, NAMES, NARROW_BONUS, STARTS, Runs, acting, pairs_of
+from tables import BETA1, BONUS, CLEANRL, MATCHED, MEASURES, NARROW_BONUS, STARTS, Runs, in_words, pairs_of
 
 STYLE = {  # colour and marker of a variant; colours differ in lightness too, for greyscale and for the colour-blind
     CLEANRL: dict(color="#7fb2d6", marker="v"),
-    "ppo": dict(color="#2f7fb8", marker="s"),
     MATCHED: dict(color="#06264f", marker="o"),
     BONUS: dict(color="#178f80", marker="P"),
-    NARROW_BONUS: dict(color="#7ccfbf", marker="X"),
+    NARROW_BONUS: dict(color="#8fe3d0", marker="X", linestyle="--"),
     "prefpoe": dict(color="#b2182b", marker="D"),
-    "prefpoe-anneal": dict(color="#f2a32c", marker="^"),
-    "sac": dict(color="#06264f", marker="o"),
-    "prefpoe-sac": dict(color="#b2182b", marker="D"),
-    "prefpoe-sac-own": dict(color="#f2a32c", marker="^"),
 }
+STYLE |= {"sac": STYLE[MATCHED], "prefpoe-sac": STYLE["prefpoe"], "prefpoe-sac-own": dict(color="#f2a32c", marker="^")}
 POLICIES = {
     "main": dict(color="#2f7fb8", linestyle="--", label=r"main expert $\pi_\theta$"),
     "pref": dict(color="#f2a32c", linestyle="-.", label=r"preference $\pi_p$"),
     "fused": dict(color="#b2182b", linestyle="-", label=r"fused policy $\pi_f$"),
 }
-RETURN, ENTROPY, TRACE = "return (environment's reward)", "entropy (nats)", r"tr $\Sigma$ (squared units of the action)"
-GUIDANCE = r"corr($A_\mathrm{norm}$, $\log\,\pi_p(a|s)$)"
 WIDTH = 7.62  # inches
-INTERVAL = dict(color=STYLE["prefpoe"]["color"], lw=1.3)
 RETURNS = {  # where and how each return of PrefPoE is drawn
-    "evaluation": (-0.16, STYLE["prefpoe"] | dict(linestyle="-")),
-    "training_return": (0.16, STYLE["prefpoe"] | dict(linestyle="--", markerfacecolor="white")),
+    "evaluation": (-0.16, STYLE["prefpoe"] | dict(linestyle="")),
+    "training_return": (0.16, STYLE["prefpoe"] | dict(linestyle="", markerfacecolor="white")),
 }
 
 
@@ -55,15 +45,20 @@ def panels(count: int, title: str = "", width: float = 4.2, height: float = 3.5,
     return figure, axes[:count]
 
 
-def add_legend(figure: Figure, axis, ncols: int) -> None:
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=ncols, fontsize=9)
+def add_legend(figure: Figure, ncols: int) -> None:
+    """Below, of what all axes show."""
+    handles = {}
+    for axis in figure.axes:
+        handles |= {handle.get_label(): handle for handle in axis.get_legend_handles_labels()[0]}
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=ncols, fontsize=9)
 
 
 def draw_band(axis, curves: pd.DataFrame, variant: str, column: str, unit: float = 1e6, **line) -> None:
     """IQM over seeds and its interval against environment steps; nothing where there are no such numbers."""
     found = curves[curves["variant"] == variant].dropna(subset=[column]).groupby("global_step")[column]
-    if steps := [step / unit for step in found.groups]:
-        samples = [x.to_numpy() for _, x in found]
+    samples = [x.to_numpy() for _, x in found]
+    if samples:
+        steps = [step / unit for step in found.groups]
         axis.plot(steps, [iqm(x) for x in samples], **line)
         low, high = zip(*(bootstrap(iqm, x, resamples=1000) for x in samples), strict=True)
         axis.fill_between(steps, low, high, color=line["color"], alpha=0.18, lw=0)
@@ -80,40 +75,37 @@ def plain_log_ticks(axis) -> None:
 
 def draw_curves(curves: tables.Frames, variants: list[str], column: str, label: str) -> Figure:
     """Over training, a panel a task; and where PrefPoE's width should be, given its preference's."""
-    figure, axes = panels(len(curves), width=WIDTH / len(curves), height=3.4)
+    columns = 2 if len(curves) == 4 else len(curves)
+    figure, axes = panels(len(curves), width=WIDTH / columns, height=3.4, most=columns)
     longest = max(rows["global_step"].max() for rows in curves.values())
     unit, name = (1e6, "millions") if longest > 5e5 else (1e3, "thousands")
     for axis, (task, rows) in zip(axes, curves.items(), strict=True):
-        shown = [variant for variant in variants if (rows["variant"] == variant).any()]
-        for i, variant in enumerate(shown):
-            marks = dict(markevery=(2 * i, 2 * len(shown)), markersize=5)
-            draw_band(axis, rows, variant, column, unit, label=NAMES[variant], **STYLE[variant] | marks)
+        for i, variant in enumerate(variants):
+            marks = dict(markevery=(2 * i, 2 * len(variants)), markersize=5)
+            draw_band(axis, rows, variant, column, unit, label=in_words(variant), **STYLE[variant] | marks)
         if column == "trace_acting":
             predicted = 0.9 * rows[rows["variant"] == "prefpoe"].groupby("global_step")["trace_pref"].agg(iqm)
-            looks = dict(color="black", linestyle="--", lw=1.2, zorder=3)
-            axis.plot(predicted.index / unit, predicted, label="0.9 tr Σ of PrefPoE's preference", **looks)
+            axis.plot(predicted.index / unit, predicted, "k:", zorder=3, label="0.9 tr Σ of PrefPoE's preference")
             plain_log_ticks(axis)
-        axis.set_title(task, fontsize="medium")
-        axis.set_xlabel(f"environment steps ({name})")
+        axis.set(title=task, xlabel=f"environment steps ({name})")
     axes[0].set_ylabel(label)
-    add_legend(figure, axes[0], ncols=3 if len(variants) == 3 else 2)
+    add_legend(figure, ncols=3 if len(variants) == 3 else 2)
     return figure
 
 
 def draw_beta1(runs: Runs, tasks: list[str]) -> Figure:
-    """Both returns against beta_1, whose values stand at equal distances."""
+    """Both returns of each run against beta_1, whose values stand at equal distances, and their IQMs."""
     figure, axes = panels(len(tasks), width=WIDTH / len(tasks), height=3.4)
     for axis, task in zip(axes, tasks, strict=True):
         known = {value: variant for value, variant in BETA1.items() if len(runs[task, variant, "evaluation"])}
-        for quantity, (shift, look) in RETURNS.items():
-            samples = {x + shift / 2: runs[task, variant, quantity] for x, variant in enumerate(known.values())}
-            axis.plot([*samples], [iqm(x) for x in samples.values()], label=MEASURES[quantity], **look)
-            axis.vlines([*samples], *zip(*(bootstrap(iqm, x) for x in samples.values()), strict=True), **INTERVAL)
+        for (quantity, (shift, look)), (x, variant) in product(RETURNS.items(), enumerate(known.values())):
+            returns = runs[task, variant, quantity]
+            axis.plot([x + shift] * len(returns), returns, **look | dict(marker="o", markersize=3, alpha=0.6))
+            axis.plot(x + shift, iqm(returns), label=MEASURES[quantity], **look)
         axis.set_xticks(range(len(known)), [f"{value:g}" + "\n(default)" * (value == 0.2) for value in known])
-        axis.set_title(task, fontsize="medium")
-        axis.set_xlabel("β₁, the weight of the advantages")
-    axes[0].set_ylabel(RETURN)
-    add_legend(figure, axes[0], ncols=2)
+        axis.set(title=task, xlabel="β₁, the weight of the advantages")
+    axes[0].set_ylabel("return (environment's reward)")
+    add_legend(figure, ncols=2)
     return figure
 
 
@@ -130,9 +122,8 @@ def draw_starts(axis, runs: Runs) -> None:
                 axis.hlines(len(labels), low, high, color=look["color"])
                 axis.plot(iqm(x), len(labels), markersize=7, **look)
                 axis.text(max(high, iqm(x) + 150) + 250, len(labels), f"{iqm(x):,.0f}", va="center", fontsize=9)
-                labels.append(NAMES[variant].replace(", ", ",\n"))
-    axis.axvline(5375, color="#777777", linestyle=":")
-    axis.text(5250, 0, "the paper: 5,375", ha="right", va="center", fontsize=9, color="#555555")
+                labels.append(in_words(variant).replace(", ", ",\n"))
+    axis.axvline(5375, color="#777777", linestyle=":", label="the paper's PrefPoE, 5,375")
     axis.set_yticks(range(len(labels)), labels)
     for tick in axis.get_yticklabels():
         tick.set_fontweight("bold" if tick.get_text() in STARTS else "normal")
@@ -146,11 +137,10 @@ def draw_beaten(axis, runs: Runs, tasks: list[str]) -> None:
     for (quantity, (shift, look)), (y, of_row) in product(RETURNS.items(), enumerate(rows.values())):
         samples = pairs_of(runs, "prefpoe", MATCHED, quantity, of_row)
         if samples:
-            axis.hlines(y + shift, *bootstrap(improvement, *samples), linestyle=look["linestyle"], **INTERVAL)
-            label = MEASURES[quantity] if of_row == tasks else None  # once
-            axis.plot(improvement(*samples), y + shift, label=label, **look | {"linestyle": ""})
+            low, high = bootstrap(improvement, *samples)
+            axis.hlines(y + shift, low, high, color=look["color"], linestyle="-" if shift < 0 else "--", lw=1.3)
+            axis.plot(improvement(*samples), y + shift, label=MEASURES[quantity], **look)
     axis.axvline(0.5, color="black", lw=1)
-    axis.axhline(len(tasks) - 0.5, color="#777777", lw=0.8)
     axis.set_yticks(range(len(rows)), rows)
     axis.set(xlim=(-0.03, 1.03), ylim=(len(tasks) + 0.6, -0.6), xlabel="P(PrefPoE beats matched PPO)")
     axis.set_title(f"(b) All {len(tasks)} tasks", loc="left", fontsize="medium")
@@ -160,33 +150,29 @@ def draw_verdict(runs: Runs, tasks: list[str]) -> Figure:
     figure, axes = panels(2, width=WIDTH / 2, height=4.9)
     draw_starts(axes[0], runs)
     draw_beaten(axes[1], runs, tasks)
-    add_legend(figure, axes[1], ncols=2)
+    add_legend(figure, ncols=3)
     return figure
 
 
-def make_figures(runs: Runs, curves: tables.Frames) -> dict[str, Callable[[], Figure]]:
-    """For each figure that there are runs for, its name and how to draw it."""
+def make_figures(runs: Runs, curves: tables.Frames) -> dict[str, Figure]:
+    """Those that there are runs for, by name."""
     every = [task for task in runs.tasks("prefpoe", easy=True) if task in runs.tasks(MATCHED, easy=True)]
-    width = {task: acting(curves[task]) for task in ("HalfCheetah-v4", "Ant-v4", "Walker2d-v4") if task in every}
+    widths = {task: tables.acting(curves[task]) for task in runs.tasks(NARROW_BONUS)}
     balance = {task: curves[task] for task in ("Hopper-v4", "Walker2d-v4") if task in every}
     guided = runs.tasks("prefpoe-beta1-1", "prefpoe-beta1-4")
     sac = {}
     for name in runs.tasks("sac", "prefpoe-sac", prefix="sac-"):
         task, _ = tables.task_and_length(name)
         sac[task] = pd.concat([curves[name], sac.get(task)])  # of all lengths
-    return_of = "episodic_return", "training return"
-    figures = {
-        "verdict": (every[:1] == ["HalfCheetah-v4"], draw_verdict, runs, every),
-        "widths": (
-            width,
-            draw_curves,
-            width,
-            [MATCHED, BONUS, NARROW_BONUS, "prefpoe"],
-            "trace_acting",
-            "tr Σ of the acting policy",
-        ),
-        "beta1": (guided, draw_beta1, runs, guided),
-        "balance": (balance, draw_curves, balance, [CLEANRL, MATCHED, "prefpoe"], *return_of),
-        "sac": (sac, draw_curves, sac, ["sac", "prefpoe-sac", "prefpoe-sac-own"], *return_of),
+    training = "episodic_return", "training return"
+    calls = {
+        "widths": (widths, [MATCHED, BONUS, "prefpoe", NARROW_BONUS], "trace_acting", "tr Σ of the acting policy"),
+        "balance": (balance, [CLEANRL, MATCHED, "prefpoe"], *training),
+        "sac": (sac, ["sac", "prefpoe-sac", "prefpoe-sac-own"], *training),
     }
-    return {name: partial(*call) for name, (shown, *call) in figures.items() if shown}
+    figures = {name: draw_curves(*call) for name, call in calls.items() if call[0]}
+    if guided:
+        figures["beta1"] = draw_beta1(runs, guided)
+    if every[:1] == ["HalfCheetah-v4"]:
+        figures["verdict"] = draw_verdict(runs, every)
+    return figures

@@ -4,10 +4,9 @@
     python benchmark/multimodal.py              # only the summary, from results/multimodal.csv
 
 Each run's fused policy is sampled for 100 episodes, which all start in the middle, so that no start decides which goal
-is near. A goal is reached if one of them ends there. The entropy (nats) is that of the shares of the goals among the
-episodes that end at one. Modes in use, exp of the entropy of the weights, are those of the fused policy in the middle,
-and of preference and fused policy averaged over the states of the last tenth of training, as what follows them. The
-picture has the paths of the first 20 episodes. Give all runs at once; others than of MultiGoal-v0 are skipped.
+is near. A goal is reached if one of them ends there. Modes in use are exp of the entropy of the weights, at the start or
+averaged over the last tenth of training, as what follows them. The picture has the paths of the first 20 episodes. Give
+all runs at once; others than of MultiGoal-v0 are skipped.
 """
 
 import importlib
@@ -25,7 +24,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from report import RESULTS, ROOT, fail, read_config, read_metrics
 from scipy.stats import entropy
-from statistics_of_runs import scores
 from tables import table, with_interval
 
 sys.path.insert(0, str(ROOT / "open_questions"))
@@ -127,11 +125,11 @@ def draw(rows: pd.DataFrame, paths: list[list[np.ndarray]]) -> Figure:
 
 def summary(rows: pd.DataFrame) -> str:
     """Markdown, a row a quantity and a column a variant: means over seeds with 95 % bootstrap intervals."""
-    counts = rows["variant"].value_counts(sort=False)
-    lines = [{"mean over seeds": "seeds", **counts}]
+    variants = rows.groupby("variant", sort=False)
+    lines = [{"mean over seeds": "seeds", **variants.size()}]
     for column, name in COLUMNS.items():
         form = "{:.0f}" if column == "reached" else "{:.2f}"
-        cells = {v: with_interval(form, partial(np.mean, axis=-1), scores(rows, v, column)) for v in counts.index}
+        cells = {v: with_interval(form, partial(np.mean, axis=-1), x.dropna().to_numpy()) for v, x in variants[column]}
         lines.append({"mean over seeds": name, **cells})
     return table(lines)
 

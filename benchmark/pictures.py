@@ -70,7 +70,7 @@ def draw_method() -> Figure:
         axis.spines[["top", "right"]].set_visible(False)
         axis.set(xlabel="action", yticks=[], ylim=(0, 2.6), ylabel="density" if lam == 0.25 else None)
         axis.set_title(rf"$\lambda = {lam:g}$, $\sigma_f = {fused.std.item():.2f}$", fontsize=10)
-    add_legend(figure, [axes[1.0]], ncols=3)
+    add_legend(figure, ncols=3)
     return figure
 
 

@@ -5,8 +5,7 @@
     python benchmark/plot.py runs/* --output seeds.pdf    # elsewhere, and in any format of matplotlib's
 
 Runs that differ in nothing but their seed become one line, the interquartile mean, with its 95 % bootstrap band. Other
-runs become lines of their own, named by the arguments that differ. Panels without numbers and files among the folders
-are left out.
+runs become lines of their own, named by the arguments that differ. Panels without numbers are left out.
 """
 
 import os

@@ -4,13 +4,12 @@
     python benchmark/speed.py --cells prefpoe_continuous:Ant-v4 --steps 40960
     python benchmark/speed.py --peer cleanrl/ppo_continuous_action.py --peer-python ../cleanrl/.venv/bin/python
 
-Each cell is one process on one thread that trains without evaluations and, after each iteration, steps the environment
-alone 1,000 times, so that `ratio` compares rates of the same process and the same minute. Rates and percentages leave
-out the first iteration, which compiles: it is in `start-up`, the seconds from the process's start to that iteration's
-end, on an empty compile cache. Percentages are of the four parts' time; diagnostics are a part of the update.
+Each cell is a process on one thread, which after each iteration steps the environment alone 1,000 times, so that `ratio`
+compares rates of the same minute. Rates and percentages leave out the first iteration, which compiles: `start-up` is the
+seconds to its end, on an empty compile cache. Diagnostics are a part of the update.
 
 A peer is any script that, as CleanRL's, takes --env-id, --seed and --total-timesteps and prints `SPS: <number>`, its
-own rate; ours beside it leaves out the first iteration. Of the cell's other flags the peer gets those its text names.
+own rate. Of the cell's other flags it gets those that its text names.
 """
 
 import collections
@@ -116,14 +115,10 @@ def time_parts(script) -> collections.Counter:
         return lambda *inputs: timed(make_policy(*inputs), "acting")
 
     script.VecEnv.step = timed(script.VecEnv.step, "environment")
-    if hasattr(script, "explore"):  # SAC builds its policy anew at each step
-        script.explore = timed(script.explore, "acting")
-    else:
-        script.numpy_policy = timed_policy(script.numpy_policy)
-        script.torch_policy = timed_policy(script.torch_policy)
+    script.numpy_policy = timed_policy(script.numpy_policy)
+    script.torch_policy = timed_policy(script.torch_policy)
     for name, part in FUNCTIONS.items():
-        if hasattr(script, name):  # SAC has no batches, and neither observations nor rewards are normalised
-            setattr(script, name, timed(getattr(script, name), part))
+        setattr(script, name, timed(getattr(script, name), part))
     return seconds
 
 

@@ -1,13 +1,8 @@
-"""Statistics over runs, those of Agarwal et al. 2021 (arXiv 2108.13264): interquartile means, probabilities of improvement,
-and 95 % percentile intervals of a bootstrap stratified by variant and task.
-
-Each statistic takes runs in the last axis and is vectorised over the others, which hold resamples.
-"""
+"""Statistics over runs, as of Agarwal et al. 2021 (arXiv 2108.13264), with runs in the last axis and resamples before."""
 
 from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 
@@ -26,7 +21,7 @@ def improvement(*samples: np.ndarray) -> np.ndarray:
 
 
 def effect(*samples: np.ndarray) -> np.ndarray:
-    """IQM of X_1 less that of Y_1, of X_2 less that of Y_2, ...: the mean of these differences."""
+    """The mean of the differences of IQMs, of X_1 from Y_1, of X_2 from Y_2, ..."""
     return np.mean([iqm(x) - iqm(y) for x, y in zip(samples[::2], samples[1::2], strict=True)], axis=0)
 
 
@@ -54,23 +49,11 @@ def bootstrap(statistic: Callable, *samples: np.ndarray, resamples: int = 10_000
 
 
 def differ(x: np.ndarray, y: np.ndarray) -> bool:
-    """Whether the interval of the difference of IQMs excludes 0 by more than 2 % of its width: that is over twice the
-    standard error of its ends with so many resamples, 0.4 to 0.9 %."""
+    """Whether the IQMs' difference excludes 0 by over 2 % of its interval, twice the standard error of an end."""
     low, high = bootstrap(effect, x, y)
     return bool(max(low, -high) > 0.02 * (high - low))
-
-
-def apart(x: np.ndarray, y: np.ndarray) -> bool:
-    """Whether the intervals of the two IQMs do not overlap."""
-    (low, high), (other_low, other_high) = bootstrap(iqm, x), bootstrap(iqm, y)
-    return bool(low > other_high or high < other_low)
 
 
 def detectable(x: np.ndarray, y: np.ndarray) -> float:
     """The difference of IQMs that so many runs, scattered like these, show at the 5 % level with 80 % power."""
     return (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * resampled(effect, x, y).standard_error
-
-
-def scores(rows: pd.DataFrame, variant: str, measure: str) -> np.ndarray:
-    """That measure of each of the variant's runs: (runs,)."""
-    return rows.loc[rows["variant"] == variant, measure].dropna().to_numpy()

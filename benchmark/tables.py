@@ -1,15 +1,13 @@
-"""The variants that the sweeps name, in words, and the tables of their runs, as Markdown. A table, row or cell without
-runs is left out, or is a dash. A variant's script and flags are the sweeps', and its rows have them in `args`."""
+"""The variants that the sweeps name, in words, and the tables of their runs, as Markdown."""
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
 import statistics_of_runs as statistics
-from scipy.stats import binomtest
 from statistics_of_runs import bootstrap, effect, improvement, iqm
 
 CLEANRL = "ppo-cleanrl"
@@ -33,7 +31,7 @@ NAMES = {
     BONUS: "matched PPO with the bonus",
     FALLING: "matched PPO with a falling bonus",
     WIDE_PREFPOE: "PrefPoE, wide start",
-    "prefpoe-beta1-0": "PrefPoE without advantages",
+    "prefpoe-beta1-0": "PrefPoE, β₁ = 0",
     "prefpoe-linear": "PrefPoE, the heads' average acts",
     "prefpoe-none": "PrefPoE, the main expert acts",
     "sac": "SAC",
@@ -46,7 +44,6 @@ STARTS = {  # of the first figure, by their sigma
 }
 BETA1 = {0: "prefpoe-beta1-0", 0.1: "prefpoe-beta1-0.1", 0.2: "prefpoe", 0.4: "prefpoe-beta1-0.4"}
 BETA1 |= {value: f"prefpoe-beta1-{value}" for value in (1, 2, 4)}
-NOISES = [f"prefpoe-noise-{std}" for std in ("0.5", "1", "2", "4")]
 ONE_CHANGED = re.compile(r"(prefpoe|ppo-matched|ppo)-(alpha|w-pref|w-cons|lambda-pref|ent-coef|logstd)-(-?[\d.]+)")
 RESTING = re.compile(r"prefpoe(-anneal|-(logstd|noise|alpha|beta1|w-pref|w-cons|lambda-pref)-[\d.]+)*")
 PAIRS = [
@@ -56,50 +53,39 @@ PAIRS = [
     *((WIDE_PREFPOE, other) for other in (WIDE, CLEANRL)),
 ]
 AGAINST = {  # a table's name: what its tasks begin with, the variant that the others are compared with, and these
+    "cleanrl": ("", CLEANRL, ["ppo-cleanrl-exact"]),
+    "bonus": ("", "prefpoe", [NARROW, NARROW_BONUS]),
     "length": ("long-", MATCHED, [CLEANRL, BONUS, FALLING, "prefpoe", "prefpoe-anneal"]),
     "network": ("", "ppo", ["ppo-squash", "ppo-shared", WIDE]),
     "fusion": ("", "prefpoe", ["prefpoe-linear", "prefpoe-none"]),
     "schedules": ("", "prefpoe", ["prefpoe-lambda-falling", "prefpoe-lambda-rising", "prefpoe-lambda-guided"]),
     "modes": ("", "prefpoe", ["prefpoe-modes-4"]),
     "sac": ("sac-", "sac", ["prefpoe-sac", "prefpoe-sac-own"]),
-    "advantages": ("", "prefpoe", [*NOISES, "prefpoe-beta1-0"]),
+    "beta1": ("", "prefpoe", [variant for variant in BETA1.values() if variant != "prefpoe"]),
+    "advantages": ("", "prefpoe", [f"prefpoe-noise-{std}" for std in ("0.5", "1", "2", "4")]),
 }
-INGREDIENTS = {
-    "logstd": "narrow start, σ = 0.37",
-    "bootstrap": "time limits bootstrapped",
-    "squash": "means through tanh",
-    "shared": "shared backbone",
-}
+INGREDIENTS = {"logstd": "narrow start, σ = 0.37", "bootstrap": "time limits bootstrapped"}
+INGREDIENTS |= {"squash": "means through tanh", "shared": "shared backbone"}
 ATTRIBUTION = {}  # the ingredients of each variant -> its name
-for base, first in {CLEANRL: (), "ppo": ("bootstrap",)}.items():
-    for size in range(4):
-        for others in combinations(("logstd", "squash", "shared"), size):
-            ATTRIBUTION[frozenset(first + others)] = "-".join((base, *others))
+for size, first in product(range(4), ("", "bootstrap")):
+    for others in combinations(("logstd", "squash", "shared"), size):
+        ATTRIBUTION[frozenset((first, *others)) - {""}] = "-".join(("ppo" if first else CLEANRL, *others))
 ATTRIBUTION[frozenset(INGREDIENTS)] = MATCHED
 
 Frames = dict[str, pd.DataFrame]  # by task
 MEASURES = {"evaluation": "evaluation", "training_return": "training return"}  # a quantity of a run -> its name
 COLUMNS = MEASURES | {
     "whole": "return over all of training",
-    "mean ± std": "training return, mean ± std",
     "trace_acting": "tr Σ at the end",
     "ratio": "tr Σ_f / tr Σ_p",
     "resting": "1 − α w_pref / w_cons",
-    "guidance": "corr(A_norm, log π_p)",
     "solving": "runs that solve it",
     "first_success": "steps to the first success",
-    "succeeding": "runs that had one",
-    "P evaluation": "P(PrefPoE better), evaluation",
-    "P training_return": "P(PrefPoE better), training return",
     "args": "script and flags",
     "seeds": "seeds",
 }
-FORMS = {"trace_acting": "{:.2f}", "ratio": "{:.2f}", "guidance": "{:.3f}"}  # the others' is {:,.0f}
-PAPER = {  # what the paper reports
-    "HalfCheetah-v4": "1,276 → 5,375 (+321 %)",
-    "Ant-v4": "+69 %",
-    "LunarLander-v3": "+276 % (LunarLander-v2)",
-}
+FORMS = {"trace_acting": "{:.2f}", "ratio": "{:.2f}"}  # the others' is {:,.0f}
+PAPER = {"HalfCheetah-v4": "1,276 → 5,375 (+321 %)", "Ant-v4": "+69 %", "LunarLander-v3": "+276 % (LunarLander-v2)"}
 EASY = ("CartPole-v1", "FrozenLake-v1")  # all variants come out alike
 BALANCING = ("Hopper-v4", "Walker2d-v4", "BipedalWalker-v3", "Humanoid-v4")
 SOLVED = {"MountainCarContinuous-v0": 90, "MountainCar-v0": -110, "Acrobot-v1": -100, "SparseHalfCheetah-v4": 500}
@@ -107,12 +93,8 @@ DISCRETE = ("LunarLander-v3", "MountainCar-v0", "Acrobot-v1", *EASY)
 
 
 def in_words(variant: str) -> str:
-    """Its name, or that of its base and the flags that differ."""
-    base = next((base for base in ("prefpoe", MATCHED, CLEANRL, "ppo") if variant.startswith(f"{base}-")), "")
-    if variant in NAMES or not base:
-        return NAMES.get(variant, variant)
-    flags = re.sub(r"-(-?\d[\d.]*)-?", r" = \1, ", variant.removeprefix(f"{base}-")).strip(", ")
-    return f"{NAMES[base]}, {flags}".replace("= -", "= −")
+    """Its name, or that of the CSV files."""
+    return NAMES.get(variant, variant)
 
 
 def task_and_length(name: str) -> tuple[str, str]:
@@ -182,7 +164,8 @@ def marked(text: str, x: np.ndarray, base: np.ndarray) -> str:
     """Bold if x differs from base and their own intervals are apart, with † if these overlap."""
     if min(len(x), len(base)) < 2 or not statistics.differ(x, base):
         return text
-    return f"**{text}**" if statistics.apart(x, base) else f"{text} †"
+    (low, high), (base_low, base_high) = bootstrap(iqm, x), bootstrap(iqm, base)
+    return f"**{text}**" if low > base_high or high < base_low else f"{text} †"
 
 
 def mean(runs: Runs, task: str, variant: str, quantity: str, base: str = "") -> str:
@@ -193,24 +176,15 @@ def mean(runs: Runs, task: str, variant: str, quantity: str, base: str = "") -> 
 
 
 def cell(runs: Runs, task: str, variant: str, column: str) -> str:
-    evaluations, returns = (runs[task, variant, measure] for measure in MEASURES)
+    evaluations = runs[task, variant, "evaluation"]
     if column == "seeds":
         return str(len(evaluations))
     if column == "args":
-        return max(runs[task, variant, column])  # of old rows some are unknown
-    if column == "mean ± std":
-        return f"{returns.mean():,.0f} ± {returns.std():,.0f}"
+        return runs[task, variant, column][0]
     if column == "resting":
         return ratio_at_rest(variant) if variant.startswith("prefpoe") else "–"
-    if column == "succeeding":
-        return f"{len(runs[task, variant, 'first_success'])} of {len(evaluations)}"
     if column == "solving":
-        test = binomtest(int((evaluations >= SOLVED[task_and_length(task)[0]]).sum()), len(evaluations))
-        shares = [100 * share for share in (test.statistic, *test.proportion_ci(method="wilson"))]
-        return "{:.0f} % [{:.0f} %, {:.0f} %]".format(*shares)
-    if column.startswith("P "):
-        quantity = column.removeprefix("P ")
-        return "–" if variant == "prefpoe" else probability(runs, "prefpoe", variant, quantity, [task])
+        return f"{(evaluations >= SOLVED[task_and_length(task)[0]]).sum()} of {len(evaluations)}"
     return mean(runs, task, variant, column)
 
 
@@ -254,51 +228,45 @@ def probability(runs: Runs, variant: str, base: str, quantity: str, tasks: Itera
 # Tables
 
 
-def table(rows: list[dict[str, object]]) -> str:
+def table(rows: Iterable[dict[str, object]]) -> str:
     """Markdown; the columns are the keys of the first row."""
+    rows = [*rows]
     if not rows:
         return ""
     lines = ["| " + " | ".join(map(str, line)) + " |" for line in (rows[0], *(row.values() for row in rows))]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
-def rows_of(runs: Runs, chosen: Iterable[tuple[str, str]], columns: Iterable[str], base: str = "") -> list[dict]:
-    """A row for each of these tasks and variants that there are; `less X` is the difference in X from the base, or without
-    one from the variant with the default of the one coefficient."""
-    rows = []
+def rows_of(runs: Runs, chosen: Iterable[tuple[str, str]], columns: Iterable[str], base: str = "") -> Iterator[dict]:
+    """A row a task and variant that there are; `less X` is the difference from the base, or else from the default."""
     for task, variant in chosen:
         if len(runs[task, variant, "evaluation"]):
             row = {"task": "".join(task_and_length(task)), "variant": in_words(variant)}
             for column in columns:
-                if column.startswith("less "):
-                    quantity = column.removeprefix("less ")
-                    default = base or ONE_CHANGED.match(variant)[1]
-                    name = f"{COLUMNS[quantity]}, less {in_words(base) or 'the default'}"
-                    row[name] = difference(runs, task, variant, default, quantity)
-                else:
+                quantity = column.removeprefix("less ")
+                if quantity == column:
                     row[COLUMNS[column]] = cell(runs, task, variant, column)
-            rows.append(row)
-    return rows
+                else:
+                    name = f"{COLUMNS[quantity]}, less {in_words(base) or 'the default'}"
+                    row[name] = difference(runs, task, variant, base or ONE_CHANGED.match(variant)[1], quantity)
+            yield row
 
 
-def returns(runs: Runs, *variants: str, readme: bool) -> list[dict]:
-    """Two rows a task, one a measure: README.md's beside the paper's figures, or with marks and a difference."""
-    rows = []
+def returns(runs: Runs, *variants: str, readme: bool) -> Iterator[dict]:
+    """Two rows a task: README.md's beside the paper's figures, or with marks and a difference."""
+    base = "" if readme else CLEANRL
     for task, (quantity, name) in product(runs.tasks(*variants), MEASURES.items()):
-        base = "" if readme else CLEANRL
         row = {"task": task, "return": name}
         row |= {in_words(variant): mean(runs, task, variant, quantity, base) for variant in variants}
         if readme:
             row["the paper"] = PAPER.get(task, "–") if quantity == "evaluation" else ""
         else:
             row["PrefPoE − matched PPO"] = difference(runs, task, "prefpoe", MATCHED, quantity)
-        rows.append(row | {"seeds": seeds(runs, task, *variants)})
-    return rows
+        yield row | {"seeds": seeds(runs, task, *variants)}
 
 
-def share(runs: Runs) -> list[dict]:
+def share(runs: Runs) -> Iterator[dict]:
     """A row a task on which PrefPoE gains in evaluation."""
-    rows = []
     variants = ("prefpoe", MATCHED, CLEANRL)
     for task in runs.tasks("prefpoe"):
         x, matched, base = (runs[task, variant, "evaluation"] for variant in variants)
@@ -306,61 +274,52 @@ def share(runs: Runs) -> list[dict]:
             row = {"task": task, "PrefPoE's gain over CleanRL's PPO": with_interval("{:+,.0f}", effect, x, base)}
             row["in per cent"] = with_interval("{:+,.0f} %", statistics.gain, x, base)
             row["the preference's share of it"] = with_interval("{:.2f}", statistics.share, x, matched, base)
-            rows.append(row | {"seeds": seeds(runs, task, *variants)})
-    return rows
+            yield row | {"seeds": seeds(runs, task, *variants)}
 
 
-def ingredients(runs: Runs) -> list[dict]:
+def ingredients(runs: Runs) -> Iterator[dict]:
     """What each ingredient adds, averaged over the combinations of the others."""
-    rows = []
     tasks = runs.tasks("ppo-logstd")
     for part, ingredient in INGREDIENTS.items() if tasks else ():
         row = {"ingredient": ingredient}
         for task, quantity in product(tasks, MEASURES):
-            without = [others for others in ATTRIBUTION if part not in others]
-            pairs = [(ATTRIBUTION[others | {part}], ATTRIBUTION[others]) for others in without]
-            samples = [runs[task, variant, quantity] for pair in pairs for variant in pair]
+            samples = []
+            for others in ATTRIBUTION:
+                if part not in others:
+                    samples += [runs[task, ATTRIBUTION[parts], quantity] for parts in (others | {part}, others)]
             row[f"{task}, {MEASURES[quantity]}"] = with_interval("{:+,.0f}", effect, *samples)
-        rows.append(row)
-    return rows
+        yield row
 
 
-def improvements(runs: Runs) -> list[dict]:
+def improvements(runs: Runs) -> Iterator[dict]:
     """P(X > Y), averaged over tasks."""
     tasks = runs.tasks("prefpoe", easy=True)
     groups = {"all tasks": tasks, "continuous actions": [task for task in tasks if task not in DISCRETE]}
     groups["balancing tasks"] = [task for task in tasks if task in BALANCING]
-    rows = []
     for (variant, base), quantity in product(PAIRS, MEASURES):
         row = {"X": in_words(variant), "Y": in_words(base), "return": MEASURES[quantity]}
         row |= {name: probability(runs, variant, base, quantity, group) for name, group in groups.items()}
         if row["all tasks"] != "–":
-            rows.append(row)
-    return rows
+            yield row
 
 
-def detectable(runs: Runs) -> list[dict]:
+def detectable(runs: Runs) -> Iterator[dict]:
     """A row a pair that is undecided on a task."""
-    rows = []
     for task, pair, quantity in product(runs.tasks("prefpoe"), PAIRS, MEASURES):
         x, y = (runs[task, variant, quantity] for variant in pair)
         if min(len(x), len(y)) > 1 and not statistics.differ(x, y):
             row = {"task": task, "pair": " − ".join(map(in_words, pair)), "return": MEASURES[quantity]}
             row["difference"] = difference(runs, task, *pair, quantity)
             row["smallest that would be seen"] = f"{statistics.detectable(x, y):,.0f}"
-            rows.append(row | {"seeds": seeds(runs, task, *pair)})
-    return rows
+            yield row | {"seeds": seeds(runs, task, *pair)}
 
 
 def make_tables(runs: Runs) -> dict[str, str]:
     """Every table by its name, empty if it has no runs yet; `tasks` is one for each task, below its name."""
     main = (CLEANRL, MATCHED, "prefpoe")
     less = ("less evaluation", "less training_return", "trace_acting", "seeds")
-    bonus = product(runs.tasks(NARROW_BONUS), (NARROW, NARROW_BONUS, "prefpoe"))
     sparse = product(runs.tasks(*runs.variants(), prefix="sparse-"), runs.variants())
-    cleanrl = product(runs.tasks(CLEANRL), (CLEANRL, "ppo-cleanrl-exact"))
     changed = [variant for variant in runs.variants() if ONE_CHANGED.fullmatch(variant) and variant not in NAMES]
-    beta1 = product(runs.tasks(*{*BETA1.values()} - {"prefpoe"}), BETA1.values())
     resting = [MATCHED, BONUS, FALLING, NARROW_BONUS, *filter(RESTING.fullmatch, runs.variants())]
     resting = [(task, variant) for task, variant in product(runs.tasks(*resting), resting) if task not in DISCRETE]
     whole = product(runs.tasks("prefpoe"), ("prefpoe", MATCHED))
@@ -369,11 +328,8 @@ def make_tables(runs: Runs) -> dict[str, str]:
         "returns": returns(runs, *main, readme=False),
         "share": share(runs),
         "ingredients": ingredients(runs),
-        "bonus": rows_of(runs, bonus, [*MEASURES, "trace_acting", "P evaluation", "P training_return", "seeds"]),
-        "sparse": rows_of(runs, sparse, ["solving", "first_success", "succeeding", *MEASURES]),
-        "cleanrl": rows_of(runs, cleanrl, ["mean ± std", *MEASURES, *less[:2], "seeds"], CLEANRL),
+        "sparse": rows_of(runs, sparse, ["solving", "first_success", *MEASURES]),
         "sensitivity": rows_of(runs, product(runs.tasks(*changed), changed), [*MEASURES, *less]),
-        "beta1": rows_of(runs, beta1, [*MEASURES, *less[:3], "guidance", "seeds"], "prefpoe"),
         "rest": rows_of(runs, resting, ["resting", "ratio", "trace_acting", "seeds"]),
         "whole": rows_of(runs, whole, ["whole", "less whole", "less training_return", "seeds"], MATCHED),
         "improvement": improvements(runs),

@@ -1,9 +1,7 @@
 """How runs on HalfCheetah-v4 end beside the agent that the authors released: numbers and figure of which-prefpoe.md.
 
     python benchmark/which_prefpoe.py rows PrefPoE.cleanrl_model RUN... > benchmark/results/which-prefpoe.csv
-    python benchmark/which_prefpoe.py seeds PrefPoE.cleanrl_model      # the seed that the authors trained with
     python benchmark/which_prefpoe.py protocol PrefPoE.cleanrl_model RUN...     # returns as the authors evaluate
-    python benchmark/which_prefpoe.py compare                          # the nearest setting's returns, as Markdown
     python benchmark/which_prefpoe.py figure PrefPoE.cleanrl_model     # which-prefpoe.png, from the committed curves
 
 A row is a checkpoint: the released weights, a run's last, or one of RUN/snapshots/<step>.pt. Means are compared on the
@@ -22,19 +20,13 @@ import torch
 import tyro
 from figures import POLICIES, WIDTH, add_legend, panels
 from report import RESULTS, ROOT, read_config
-from statistics_of_runs import effect, iqm, scores
-from tables import MATCHED, MEASURES, table, with_interval
 from tyro.conf import Positional
 
 sys.path.insert(0, str(ROOT))
 import prefpoe_continuous as script
 
 LAYERS = ("backbone.0", "backbone.2", "actor_mean", "preference_mean", "critic")
-NEAREST = {  # a task: the nearest setting there, and its control, PPO under an entropy bonus of w_cons
-    "HalfCheetah-v4": ("prefpoe-w-cons-0.0083-w-pref-0.2-beta1-0.3", "ppo-matched-logstd--1.35-ent-coef-0.0083"),
-    "Ant-v4": ("prefpoe-w-cons-0.00625-w-pref-0.2-beta1-0.3", "ppo-matched-logstd--1.35-ent-coef-0.00625"),
-    "LunarLander-v3": ("prefpoe-w-cons-0.05-w-pref-0.2-beta1-0.3", "ppo-matched-ent-coef-0.05"),
-}
+NEAREST = "prefpoe-w-cons-0.0083-w-pref-0.2-beta1-0.3"
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], dict | None]:
@@ -118,16 +110,6 @@ def rows(released: Positional[Path], runs: Positional[tuple[Path, ...]] = ()) ->
     pd.DataFrame(table).to_csv(sys.stdout, index=False, float_format="%.4g")
 
 
-def seeds(released: Positional[Path], last: int = 20_000) -> None:
-    """How the released layers correlate with those that each seed initialises, the seeds with the largest first."""
-    weights, _ = load(released)
-    found = []
-    for seed in range(last + 1):
-        layers = initial(seed).items()
-        found.append({name: np.corrcoef(weights[f"{name}.weight"].ravel(), x.ravel())[0, 1] for name, x in layers})
-    print(pd.DataFrame(found).nlargest(3, "backbone.0").to_string(float_format="%.2f"))
-
-
 def protocol(released: Positional[Path], runs: Positional[tuple[Path, ...]] = ()) -> None:
     """Returns by the authors' protocol, 3 environments of 6 episodes, statistics gathered meanwhile; then by a run's."""
     for path in (released, *(folder / "checkpoint.pt" for folder in runs)):
@@ -140,27 +122,12 @@ def protocol(released: Positional[Path], runs: Positional[tuple[Path, ...]] = ()
             print(f"  with its own statistics: {np.mean(episodes(weights, stats, range(10))[0]):.0f}", flush=True)
 
 
-def compare() -> None:
-    """IQM of the nearest setting, and its difference from other variants, each with its 95 % interval."""
-    lines = []
-    for task, (nearest, control) in NEAREST.items():
-        evaluations = pd.read_csv(RESULTS / f"{task}_evaluations.csv")
-        for measure, name in MEASURES.items():
-            x = scores(evaluations, nearest, measure)
-            line = {"task, return": f"{task}, {name}", "nearest": with_interval("{:,.0f}", iqm, x)}
-            for column, variant in {"control": control, "matched PPO": MATCHED, "default": "prefpoe"}.items():
-                y = scores(evaluations, variant, measure)
-                line[f"− {column}"] = with_interval("{:+,.0f}", effect, x, y)
-            lines.append(line)
-    print(table(lines))
-
-
 def figure(released: Positional[Path]) -> None:
     """Widths over training, seeds as thin lines, and beside them the released agent's as markers."""
     curves = pd.read_csv(RESULTS / "HalfCheetah-v4_curves.csv")
     main, pref = precisions(load(released)[0])
     variances = {"main": 1 / main, "pref": 1 / pref, "fused": 1 / (main + pref)}
-    titles = {"prefpoe": "default coefficients", NEAREST["HalfCheetah-v4"][0]: "the nearest setting"}
+    titles = {"prefpoe": "default coefficients", NEAREST: "the nearest setting"}
     picture, axes = panels(2, width=WIDTH / 2, height=3.6, sharey=True)
     for axis, (variant, title) in zip(axes, titles.items(), strict=True):
         for place, marker, (policy, look) in zip((1.06, 1.12, 1.18), "s^D", POLICIES.items(), strict=True):
@@ -172,11 +139,11 @@ def figure(released: Positional[Path]) -> None:
         axis.set_yticks([0.2, 0.5, 1, 2], ["0.2", "0.5", "1", "2"])
         axis.minorticks_off()
     axes[0].set_ylabel("σ, root mean square of 6 dimensions")
-    add_legend(picture, axes, ncols=3)
+    add_legend(picture, ncols=3)
     picture.savefig(RESULTS / "which-prefpoe.png", dpi=220, metadata={"Software": None})
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    commands = (rows, seeds, protocol, compare, figure)
+    commands = (rows, protocol, figure)
     tyro.extras.subcommand_cli_from_dict({command.__name__: command for command in commands})

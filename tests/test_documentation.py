@@ -3,6 +3,7 @@
 import fnmatch
 import functools
 import importlib
+import inspect
 import itertools
 import os
 import re
@@ -109,9 +110,10 @@ def test_every_command_is_one(variables, words, capsys):
 
 
 def test_every_flag_in_the_prose_is_one():
-    scripts = *SCRIPTS, "report", "plot", "speed", *(f"open_questions.prefpoe_{name}" for name in ("multimodal", "sac"))
+    scripts = *SCRIPTS, "plot", "speed", *(f"open_questions.prefpoe_{name}" for name in ("multimodal", "sac"))
     modules = map(importlib.import_module, scripts)
     names = {name.replace("_", "-") for module in modules for name in vars(module.Args()) if name[0] != "_"}
+    names |= {name.replace("_", "-") for name in inspect.signature(report.main).parameters}
     known = {f"--{no}{name}" for name in names for no in ("", "no-")} | {"--help", "--list"}
     found = {(name, span.split()[0]) for name in PAGES for span in spans(name) if span.startswith("--") and span[2:]}
     assert [(name, flag) for name, flag in sorted(found) if flag not in known] == []
@@ -262,7 +264,7 @@ def quantities():
     for task, variant in itertools.product((LANDER, ANT), (tables.MATCHED, tables.BONUS, "prefpoe-beta1-0")):
         fresh = EVALUATIONS[task].query("seed > 10")  # of benchmark/fresh_seeds.sh
         for measure in tables.MEASURES:
-            pair = [statistics.scores(fresh, name, measure) for name in ("prefpoe", variant)]
+            pair = [fresh[fresh["variant"] == name][measure].to_numpy() for name in ("prefpoe", variant)]
             found += [(statistics.effect, pair), (statistics.improvement, pair)]
     episodes = EVALUATIONS[LANDER]["returns"].str.split(";", expand=True).astype(float)
     landed = 100 * (episodes >= 200).mean(axis="columns")
@@ -278,6 +280,9 @@ def quantities():
             samples[task, quantity, variant] = x
     means = {key: statistics.iqm(x) for key, x in samples.items()}
     differences = {(x, y): means[x] - means[y] for x, y in itertools.permutations(samples, 2) if x[:2] == y[:2]}
+    for variant in ("prefpoe", "prefpoe-anneal"):
+        of_long = [runs("long-HalfCheetah-v4-2000000-steps", name) for name in (variant, "ppo-cleanrl")]
+        found.append((statistics.gain, of_long))
     for task in tables.PAPER:
         of_task = [runs(task, variant) for variant in ("prefpoe", tables.MATCHED, "ppo-cleanrl")]
         found += [(statistics.share, of_task), (lambda *x: 100 * statistics.share(*x), of_task)]

@@ -1,4 +1,4 @@
-"""benchmark/speed.py on short trainings of three scripts, beside a peer that notes what it is asked."""
+"""benchmark/speed.py on short trainings of two scripts, beside a peer that notes what it is asked."""
 
 import subprocess
 import sys
@@ -10,7 +10,6 @@ PPO = "num-steps=256:num-minibatches=4:update-epochs=1:no-compile:gamma=0.9"
 CELLS = (
     f"prefpoe_continuous:InvertedPendulum-v4:{PPO}",
     f"prefpoe_lunarlander:LunarLander-v3:{PPO}",
-    "prefpoe_sac:InvertedPendulum-v4:num-steps=64:learning-starts=128:minibatch-size=64:no-compile:gamma=0.9",
 )
 PEER = """
 import argparse, sys
@@ -34,17 +33,17 @@ def test_every_part_takes_time_and_a_peer_runs_in_turn_with_the_flags_it_knows(t
     done = speed("--cells", *CELLS, "--steps", "768", "--peer", peer, "--peer-steps", "384", "--turns", "2")
     head, _, *lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()]
     assert len(lines) == len(CELLS), done.stderr
-    for cell, line in zip(CELLS, lines, strict=True):
+    for line in lines:
         row = dict(zip(head, line, strict=True))
         shares = [float(row[f"{part} %"]) for part in ("acting", "environment", "normalisation", "update")]
         assert sum(shares) == pytest.approx(100, abs=2)
-        assert [share > 0 for share in shares] == [True, True, "sac" not in cell, True]
+        assert min(shares[0], shares[1], shares[3]) > 0  # LunarLander-v3 has nothing to normalise
         rate, alone, ratio = (float(row[name].replace(",", "")) for name in ("steps/s", "env alone", "ratio"))
         assert ratio == pytest.approx(rate / alone, abs=0.006) and rate > 2
         median, low, high = (float(x.strip("()")) for x in row["× peer (range)"].replace("–", " ").split())
         assert 1 < low <= median <= high  # as the peer says that it takes two steps a second
     asked = (tmp_path / "peer.py.asked").read_text().splitlines()
-    tasks = ["InvertedPendulum-v4"] * 2 + ["LunarLander-v3"] * 2 + ["InvertedPendulum-v4"] * 2
+    tasks = ["InvertedPendulum-v4"] * 2 + ["LunarLander-v3"] * 2
     for i, (line, task) in enumerate(zip(asked, tasks, strict=True)):
         assert line == f"--env-id {task} --gamma=0.9 --seed {i % 2 + 1} --total-timesteps 384"
 
