@@ -4,8 +4,6 @@
     python benchmark/report.py                   # only write these again, from the CSV files
     python benchmark/report.py --update-readme   # and the tables of README.md and of benchmark/results/README.md
 
---results names another folder of CSV files, tables and figures, and --no-figures draws none.
-
 A run is a folder [prefix]<task>__<variant>__<seed> of a sweep, which writes <folder>.args and <folder>.commit beside it.
 It replaces a run of that name. All runs of a variant on one task must have the same script and flags. Each task and length
 has two files: <task>_evaluations.csv (a row a run) and <task>_curves.csv (up to 50 rows a run).
@@ -47,9 +45,6 @@ def fail(message: str) -> NoReturn:
     """End the program with one line on stderr."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     raise SystemExit(2)
-
-
-# Runs
 
 
 def read_metrics(folder: Path) -> pd.DataFrame:
@@ -170,6 +165,9 @@ def take_in(folders: tuple[Path, ...], results: Path) -> None:
         for kind, new in zip(COLUMNS, map(pd.concat, zip(*runs.values(), strict=True)), strict=True):
             old = tables[kind].get(task, new[:0])
             replaced = old.set_index(RUN).index.isin(new.set_index(RUN).index)
+            changed = old[replaced].merge(new, how="left", indicator=True).query("_merge == 'left_only'")
+            if kind == "evaluations" and len(changed):
+                print(f"replaced on {task}: {' '.join(changed['variant'] + '__' + changed['seed'])}", file=sys.stderr)
             tables[kind][task] = pd.concat([old[~replaced], new])
         for variant, args in tables["evaluations"][task].groupby("variant")["args"]:
             if args.nunique() > 1:

@@ -328,7 +328,7 @@ def test_rows_hold_the_numbers_of_the_runs(runs, tmp_path):
         assert ours[report.AVERAGED].replace("", "nan").to_numpy(float) == pytest.approx(theirs, rel=1e-4, nan_ok=True)
 
 
-def test_a_run_taken_in_again_replaces_its_rows_and_nothing_else(runs, tmp_path):
+def test_a_run_taken_in_again_replaces_its_rows_and_nothing_else_and_is_named_if_it_changed(runs, tmp_path, capsys):
     first, second = tmp_path / "first", tmp_path / "second"
     prefpoe, matched = runs / "CartPole-v1__prefpoe__3", runs / "CartPole-v1__ppo-matched__3"
     folders = prefpoe, matched, copy(prefpoe, "CartPole-v1__prefpoe__11", mean=11.0)
@@ -341,8 +341,11 @@ def test_a_run_taken_in_again_replaces_its_rows_and_nothing_else(runs, tmp_path)
     assert contents(second) == before
 
     old = rows_of(first, "evaluations")
+    assert "prefpoe__" not in capsys.readouterr().err
     rewrite(prefpoe / "evaluation.json", mean=123.5)
-    make(first, prefpoe)
+    make(first, *folders)
+    err = capsys.readouterr().err
+    assert "prefpoe__3" in err and "prefpoe__11" not in err and "matched" not in err
     assert rows_of(first, "evaluations") == [old[0], old[1] | {"evaluation": "123.5"}, old[2]]
 
 
