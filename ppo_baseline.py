@@ -346,8 +346,8 @@ def load_checkpoint(path: str) -> dict:
         state = torch.load(file, map_location="cpu", weights_only=True)
         if "agent" not in state:  # plain weights; the authors' critic repeats the shared backbone
             weights = {name: x for name, x in state.items() if not name.startswith("critic.0.")}
-            state = {"args": {}, "agent": {name.replace("critic.1.", "critic."): x for name, x in weights.items()}}
-        return state
+            state = {"agent": {name.replace("critic.1.", "critic."): x for name, x in weights.items()}}
+        return {"args": {}} | state
     except Exception as error:  # noqa: BLE001 (a damaged file raises many kinds)
         refuse(f"{file} cannot be read ({type(error).__name__}): give a run's folder, or a whole checkpoint")
 
@@ -394,7 +394,7 @@ def make_step(agent: Agent, args: Args) -> Callable:
     if not args.compile:
         return step
     print("compiling the update: up to a minute, less where this machine has done it before")
-    step.__code__ = step.__code__.replace()  # torch keeps graphs by code object: no earlier run's graph is taken
+    step.__code__ = step.__code__.replace()  # a copy: torch keeps graphs by code object, also an earlier run's
     # Checking only tensors between calls, and calling kernels from C++, halves the time of a call. So whatever else the
     # step reads, such as module variables and attributes of the agent, stays as it was when compiled.
     options = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe, "cpp_wrapper": True}
@@ -419,11 +419,14 @@ def acted_by_agent(rollout: Rollout, learner: Learner, args: Args) -> bool:
     obs, noise, action = (torch.from_numpy(x).flatten(0, 1) for x in (rollout.obs, rollout.noise, rollout.action))
     policy, _ = learner.agent(obs)
     expected = policy.mean + policy.std * noise if isinstance(policy, Gaussian) else (policy.logits + noise).argmax(-1)
-    by_torch = torch_policy(learner.agent, args)(obs[:64].numpy(), noise[:64].numpy())
-    same = [np.isclose(x, expected[: len(x)], rtol=0, atol=1e-4, equal_nan=True).mean() for x in (by_torch, action)]
-    if min(same) > 0.999:  # the rest is rounding
+
+    def as_expected(actions: np.ndarray) -> bool:  # but for rounding
+        return np.isclose(actions, expected[: len(actions)], rtol=0, atol=1e-4, equal_nan=True).mean() > 0.999
+
+    torch_is_right = as_expected(torch_policy(learner.agent, args)(obs[:64].numpy(), noise[:64].numpy()))
+    if torch_is_right and as_expected(action):
         return True
-    if learner.make_act is torch_policy or same[0] <= 0.999:
+    if learner.make_act is torch_policy or not torch_is_right:
         sys.exit("error: actions are not samples of the policy, mean + std * noise: see acted_by_agent")
     print("acting in torch, about 2.4 times slower: numpy_policy differs from Agent.forward")
     return False
@@ -630,7 +633,6 @@ class Log:
             if learner.iteration >= args.num_iterations and (self.folder / "evaluation.json").exists():
                 print(f"{self.folder} is finished; to go on, give a longer --total-timesteps")
                 sys.exit(0)
-            (self.folder / "evaluation.json").unlink(missing_ok=True)
             rows = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.exists() else []
             write_whole(self.metrics, b"".join(rows[: 1 + learner.iteration]))  # drop one newer than the checkpoint
         elif self.metrics.exists():
@@ -650,6 +652,7 @@ class Log:
         config = asdict(args) | {"resume": None, "id": learner.wandb_id, "versions": versions}
         write_whole(self.folder / "config.json", json.dumps(config, indent=2).encode())
         learner.save(self.folder, args)
+        (self.folder / "evaluation.json").unlink(missing_ok=True)  # of a run that now goes on
         print(f"{args.env_id}: {args.num_iterations} iterations of {args.batch_size} steps, into {self.folder}")
         self.advice_given = set()
         self.started = time.perf_counter() - learner.seconds

@@ -487,7 +487,7 @@ def make_step(agent: Agent, args: Args) -> Callable:
     if not args.compile:
         return step
     print("compiling the update: up to a minute, less where this machine has done it before")
-    step.__code__ = step.__code__.replace()  # torch keeps graphs by code object: no earlier run's graph is taken
+    step.__code__ = step.__code__.replace()  # a copy: torch keeps graphs by code object, also an earlier run's
     # Checking only tensors between calls, and calling kernels from C++, halves the time of a call. So whatever else the
     # step reads, such as module variables and attributes of the agent, stays as it was when compiled.
     options = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe, "cpp_wrapper": True}
@@ -710,7 +710,6 @@ class Log:
                 remove_memories(self.folder)  # which a kill may have left
                 print(f"{self.folder} is finished")
                 sys.exit(0)
-            (self.folder / "evaluation.json").unlink(missing_ok=True)
             rows = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.exists() else []
             write_whole(self.metrics, b"".join(rows[: 1 + learner.iteration]))  # drop one newer than the checkpoint
         elif self.metrics.exists():
@@ -731,6 +730,7 @@ class Log:
         write_whole(self.folder / "config.json", json.dumps(config, indent=2).encode())
         if learner.iteration < args.num_iterations:
             learner.save(self.folder, args)
+        (self.folder / "evaluation.json").unlink(missing_ok=True)  # of a run that now goes on
         print(f"{args.env_id}: {args.num_iterations} iterations of {args.batch_size} steps, into {self.folder}")
         self.advice_given = set()
         self.started = time.perf_counter() - learner.seconds
