@@ -295,7 +295,7 @@ def train(envs: VecEnv, learner: Learner, log: Log, args: Args) -> None:
     obs = normalize_obs(envs.reset(args.seed, learner.iteration), learner.obs_stats, args, update=True)
     try:
         numpy_policy(learner.agent, args)(obs, 0.0)
-        learner.make_act = numpy_policy  # as long as `acted_by_agent` finds no difference
+        learner.make_act = numpy_policy  # as long as `acted_by` finds no difference
     except Exception as error:  # noqa: BLE001
         print(f"acting in torch, about 2.4 times slower: numpy_policy does not fit Agent.forward ({error!r})")
     while learner.iteration < args.num_iterations:
@@ -303,11 +303,11 @@ def train(envs: VecEnv, learner: Learner, log: Log, args: Args) -> None:
         scheduled = replace(args, **coefficients)
         act = learner.make_act(learner.agent, scheduled)
         rollout, obs, episodes = collect(envs, obs, act, learner.obs_stats, learner.rng, scheduled)
-        if not acted_by_agent(rollout, learner, scheduled):
+        rewards = scale_rewards(rollout.reward, rollout.done, learner.return_stats, discounted_returns, scheduled)
+        batch, policy, diagnostics = make_batch(learner, rollout, rewards, scheduled)
+        if not acted_by(policy, rollout, learner, scheduled):
             learner.make_act = torch_policy
             continue  # the iteration again
-        rewards = scale_rewards(rollout.reward, rollout.done, learner.return_stats, discounted_returns, scheduled)
-        batch, diagnostics = make_batch(learner, rollout, rewards, scheduled)
         losses = update(step, learner, batch, coefficients, scheduled)
         learner.explained_variance += 0.1 * (max(0.0, diagnostics["explained_variance"]) - learner.explained_variance)
         learner.iteration += 1
@@ -347,8 +347,8 @@ def collect(envs: VecEnv, obs: np.ndarray, act: Callable, obs_stats: RunningMean
 
 
 @torch.no_grad()
-def make_batch(learner: Learner, rollout: Rollout, rewards: np.ndarray, args: Args) -> tuple[Batch, dict[str, float]]:
-    """Values, log-probabilities and advantages of a whole rollout in one pass, and its diagnostics."""
+def make_batch(learner: Learner, rollout: Rollout, rewards: np.ndarray, args: Args) -> tuple:
+    """A whole rollout's values, log-probabilities and advantages, the policy that acted, and diagnostics."""
     rows = Rollout._make(torch.from_numpy(x).flatten(0, 1) for x in rollout)  # (batch, ...)
     main, pref, value = learner.agent(rows.obs)
     _, _, next_value = learner.agent(rows.next_obs)
@@ -362,7 +362,7 @@ def make_batch(learner: Learner, rollout: Rollout, rewards: np.ndarray, args: Ar
         noise = learner.rng.normal(0.0, args.advantage_noise, rewards.shape)
         A_norm = A_norm + torch.from_numpy(noise.astype(np.float32)).flatten()
     batch = Batch(rows.obs, rows.action, fused.log_prob(rows.action), value, advantage, advantage + value, A_norm)
-    return batch, diagnose(main, pref, fused, batch, learner.agent.action_range, args)
+    return batch, fused, diagnose(main, pref, fused, batch, learner.agent.action_range, args)
 
 
 def gae(rewards, values, next_values, terminated, done, gamma: float, gae_lambda: float) -> np.ndarray:
@@ -387,7 +387,7 @@ def update(step: Callable, learner: Learner, batch: Batch, coefficients: dict[st
             losses.append(step(learner.params, learner.adam, batch, rows, tensors))
         if args.target_kl and np.mean([x["approx_kl"] for x in losses[-args.num_minibatches :]]) > args.target_kl:
             break
-    if losses[0]["approx_kl"] > 1e-3:  # before the first step all ratios must be 1
+    if losses[0]["approx_kl"] > 1e-4:  # before the first step all ratios must be 1
         sys.exit("error: total_loss and make_batch are of different policies")
     means = torch.stack([torch.stack(list(x.values())) for x in losses]).mean(0)
     return dict(zip(losses[0], means.tolist()))
@@ -520,14 +520,12 @@ def make_step(agent: Agent, args: Args) -> Callable:
 
 
 @torch.no_grad()
-def acted_by_agent(rollout: Rollout, learner: Learner, args: Args) -> bool:
-    """Whether the actions are those that the agent makes of the rollout's noise; if not, torch acts from here on."""
+def acted_by(policy, rollout: Rollout, learner: Learner, args: Args) -> bool:
+    """Whether the actions are those that this policy makes of the rollout's noise; if not, torch acts from here on."""
     obs, noise, action = (torch.from_numpy(x).flatten(0, 1) for x in (rollout.obs, rollout.noise, rollout.action))
-    main, pref, _ = learner.agent(obs)
-    fused = fuse(main, pref, args)
-    total = fused.log_weight.exp().cumsum(-1)
+    total = policy.log_weight.exp().cumsum(-1)
     chosen = torch.searchsorted(total, noise[:, -1:].contiguous(), right=True).clip(max=total.shape[1] - 1)
-    mean, std = (x.take_along_dim(chosen[..., None], 1).squeeze(1) for x in fused.modes)
+    mean, std = (x.take_along_dim(chosen[..., None], 1).squeeze(1) for x in policy.modes)
     expected = mean + std * noise[:, :-1]
 
     def as_expected(actions: np.ndarray) -> bool:  # but for rounding
@@ -537,7 +535,7 @@ def acted_by_agent(rollout: Rollout, learner: Learner, args: Args) -> bool:
     if torch_is_right and as_expected(action):
         return True
     if learner.make_act is torch_policy or not torch_is_right:
-        sys.exit("error: actions are not samples of the policy, mean + std * noise of a mode: see acted_by_agent")
+        sys.exit("error: actions are not samples of the policy, mean + std * noise of a mode: see acted_by")
     print("acting in torch, about 2.4 times slower: numpy_policy differs from Agent.forward")
     return False
 

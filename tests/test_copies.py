@@ -14,7 +14,8 @@ from conftest import ROOT, SCRIPTS, read_metrics
 CONTINUOUS, LUNARLANDER, BASELINE = SCRIPTS
 FLAGS = "--total-timesteps 192 --num-steps 64 --num-minibatches 2 --update-epochs 2 --learning-rate 0.01"
 FLAGS += " --eval-every 3 --eval-episodes 3 --no-compile"
-LEARN = "        rewards = scale_rewards("
+REWARDS = "        rewards = scale_rewards("
+LEARN = "        losses = update("
 RECORD = LEARN, f"        RECORDED.append((rollout, __import__('copy').deepcopy(learner), scheduled))\n{LEARN}"
 
 
@@ -158,6 +159,8 @@ SAMPLING += [(name, ".sample(torch.as_tensor(noise))", ".sample(2 * torch.as_ten
 SAMPLING += [
     (name, "self.mean + self.std * noise", "self.mean + 2 * self.std * noise") for name in (CONTINUOUS, BASELINE)
 ]
+LOSS_ALONE = "    fused = fuse(main, pref, args)", "    fused = fuse(main, pref, replace(args, lambda_pref=2.0))"
+SAMPLING += [(name, *LOSS_ALONE) for name in (CONTINUOUS, LUNARLANDER)]  # and make_batch
 SAMPLING += [(name, "(self.logits + noise)", "(5 * self.logits + noise)") for name in (LUNARLANDER, BASELINE)]
 
 
@@ -217,8 +220,8 @@ def test_an_environment_of_ones_own_with_a_dict_of_observations(trial):
 @pytest.mark.parametrize(("name", "env_id"), [(CONTINUOUS, "InvertedPendulum-v4"), (LUNARLANDER, "CartPole-v1")])
 def test_an_intrinsic_bonus_is_learned_from_and_not_reported(name, env_id, trial):
     """Returns are the environment's own, in training and in evaluation."""
-    bonus = f"        rollout = rollout._replace(reward=rollout.reward + 5 * rollout.obs[..., 0] ** 2)\n{LEARN}"
-    with_bonus, plain = (trial(name, changes, "--env-id", env_id) for changes in ([(LEARN, bonus)], []))
+    bonus = f"        rollout = rollout._replace(reward=rollout.reward + 5 * rollout.obs[..., 0] ** 2)\n{REWARDS}"
+    with_bonus, plain = (trial(name, changes, "--env-id", env_id) for changes in ([(REWARDS, bonus)], []))
     returns, losses = ([done.rows[0][x] for done in (with_bonus, plain)] for x in ("episodic_return", "value_loss"))
     assert returns[0] == returns[1]
     assert losses[0] != losses[1]
@@ -323,7 +326,7 @@ SPACES = {
     "numpy_policy",
     "make_batch",
 }
-SPACES |= {"parse_args", "total_loss", "acted_by_agent", "fuse", "preference_loss"}
+SPACES |= {"parse_args", "total_loss", "acted_by", "fuse", "preference_loss"}
 METHOD = {"Batch", "Gaussian", "Learner", "Log", "make_batch", "schedule", "torch_policy", "train"}
 
 

@@ -163,7 +163,7 @@ def test_what_a_batch_says_of_clipped_actions_time_limits_and_terminations(scrip
     """The log-probability is that of the unclipped sample; a time limit bootstraps from the final observation."""
     options = dict(bootstrap_truncated="Hopper" in env_id) if script.__name__ == BASELINE else {}
     args, learner, rollout, _, seeds = collected(script, env_id, norm_obs=False, **options)
-    batch, _ = script.make_batch(learner, rollout, rollout.reward, args)
+    batch, _, _ = script.make_batch(learner, rollout, rollout.reward, args)
     with torch.no_grad():
         *experts, value = learner.agent(torch.as_tensor(rollout.obs))
         policy = script.fuse(*experts, args) if len(experts) == 2 else experts[0]
