@@ -490,7 +490,7 @@ def test_schedules_reach_the_losses(name, space, changes, more, copied):
         coefficients = script.schedule(args, learner)
         assert coefficients == pytest.approx(at(args, iteration, explained_variance, more), rel=1e-12)
         now = dataclasses.replace(args, **coefficients)
-        batch = random_batch(script, learner.agent, now, moved=0.05)
+        batch = random_batch(script, learner.agent, now, moved=0.005)
         losses = script.update(step, learner, batch, coefficients, now)
         reference, _ = reference_step(twin, optimizer, batch, now)
         assert losses == pytest.approx(reference, 1e-6, 1e-8)
