@@ -5,12 +5,12 @@
 # CleanRL's PPO, matched PPO without and with the constant entropy bonus, PrefPoE; with continuous actions also matched
 # PPO from log sigma = 0 and PrefPoE from 0.35, whose product starts there. The lengths were chosen by one pilot run of
 # CleanRL's PPO, matched PPO and PrefPoE each (seed 101, 500,000 steps): CleanRL's PPO solved MountainCarContinuous-v0
-# within 100,000 steps, it and PrefPoE came near -100 on Acrobot-v1 within 450,000, and none solved MountainCar-v0. PrefPoE from
-# 0.35 (seed 101 too) solved MountainCarContinuous-v0.
+# within 100,000 steps, it and PrefPoE came near -100 on Acrobot-v1 within 450,000, and none solved MountainCar-v0.
+# PrefPoE from 0.35 (seed 101 too) solved MountainCarContinuous-v0.
 #
 # 6 variants x MountainCarContinuous-v0 x 10 seeds of 200,000 steps, 4 x (MountainCar-v0 + Acrobot-v1) x 10 of 500,000,
-# 6 x SparseHalfCheetah-v4 x 5 of 1M = 170 runs of
-# these lengths; 2 hours on two cores.
+# 6 x SparseHalfCheetah-v4 x 5 of 1M = 170 runs of these lengths;
+# 2 hours on two cores.
 #   benchmark/sparse.sh && python benchmark/report.py runs/*      # options: benchmark/common.sh
 #
 # Written down before the sweep, after the pilot. A run solves its task if its evaluation reaches 90, -110, -100 or 500
