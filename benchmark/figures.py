@@ -143,7 +143,7 @@ def draw_beaten(axis, runs: Runs, tasks: list[str]) -> None:
     axis.axvline(0.5, color="black", lw=1)
     axis.set_yticks(range(len(rows)), rows)
     axis.set(xlim=(-0.03, 1.03), ylim=(len(tasks) + 0.6, -0.6), xlabel="P(PrefPoE beats matched PPO)")
-    axis.set_title(f"(b) All {len(tasks)} tasks", loc="left", fontsize="medium")
+    axis.set_title("(b) PrefPoE against matched PPO", loc="left", fontsize="medium")
 
 
 def draw_verdict(runs: Runs, tasks: list[str]) -> Figure:

@@ -269,11 +269,12 @@ def share(runs: Runs) -> Iterator[dict]:
     """A row a task on which PrefPoE gains in evaluation."""
     variants = ("prefpoe", MATCHED, CLEANRL)
     for task in runs.tasks("prefpoe"):
-        x, matched, base = (runs[task, variant, "evaluation"] for variant in variants)
+        x, matched, base, narrow = (runs[task, variant, "evaluation"] for variant in (*variants, NARROW))
         if min(len(x), len(matched), len(base)) > 1 and statistics.differ(x, base) and effect(x, base) > 0:
             row = {"task": task, "PrefPoE's gain over CleanRL's PPO": with_interval("{:+,.0f}", effect, x, base)}
             row["in per cent"] = with_interval("{:+,.0f} %", statistics.gain, x, base)
             row["the preference's share of it"] = with_interval("{:.2f}", statistics.share, x, matched, base)
+            row["the same, if matched PPO has PrefPoE's start"] = with_interval("{:.2f}", statistics.share, x, narrow, base)
             yield row | {"seeds": seeds(runs, task, *variants)}
 
 

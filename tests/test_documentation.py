@@ -258,6 +258,8 @@ def quantities():
     for some, measure in itertools.product((slice(5), slice(5, 10)), tables.MEASURES):  # seeds 1-5 and 6-10
         of_few = runs(CHEETAH, "prefpoe-beta1-2", measure)[some]
         found.append((statistics.effect, [of_few, runs(CHEETAH, "prefpoe", measure)]))
+    noisy = np.concatenate([runs(CHEETAH, f"prefpoe-noise-{std}") for std in ("0.5", "1", "2", "4")])
+    found.append((statistics.effect, [runs(CHEETAH, "prefpoe"), noisy]))
     for variant, expert in {"prefpoe": "fused", tables.BONUS: "main", tables.MATCHED: "main"}.items():
         widths = runs(HUMANOID, variant, f"trace_{expert}") / 17  # dimensions
         found.append((statistics.iqm, [np.sqrt(widths)]))
