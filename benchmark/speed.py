@@ -8,8 +8,8 @@ Each cell is a process on one thread, which after each iteration steps the envir
 compares rates of the same minute. Rates and percentages leave out the first iteration, which compiles: `start-up` is the
 seconds to its end, on an empty compile cache. Diagnostics are a part of the update.
 
-A peer is any script that, as CleanRL's, takes --env-id, --seed and --total-timesteps and prints `SPS: <number>`, its
-own rate. Of the cell's other flags it gets those that its text names.
+A peer is any script that, as CleanRL's, takes --env-id, --seed and --total-timesteps. Of the cell's other flags it gets
+those that its text names. Its CPU time is how much longer twice the steps take, in multiples of the script's.
 """
 
 import collections
@@ -58,10 +58,8 @@ class Args:
     """script to compare with, in turn, on the task of each cell"""
     peer_python: str = sys.executable
     """interpreter of the peer"""
-    peer_steps: int = 20_480
-    """environment steps of each turn of the peer; the script beside it takes twice as many"""
     turns: int = 5
-    """pairs of turns"""
+    """turns of the script and of the peer"""
     worker: bool = False
     """measure the one cell in this process (the program calls itself so)"""
 
@@ -70,13 +68,6 @@ def split(cell: str) -> tuple[str, list[str]]:
     """A cell's script and flags."""
     name, task, *more = cell.split(":")
     return name, ["--env-id", task, *(f"--{flag}" for flag in more)]
-
-
-def rate(folder: Path) -> float:
-    """Steps a second of a run, from the end of its first iteration."""
-    rows = pd.read_csv(folder / "metrics.csv")[["global_step", "seconds"]]
-    steps, seconds = rows.iloc[-1] - rows.iloc[0]
-    return steps / seconds
 
 
 def make_stepper(env_id: str) -> Callable[[], float]:
@@ -143,7 +134,8 @@ def measure(cell: str, steps: int) -> dict[str, str]:
 
     script.Log.end_iteration = end_and_step_alone
     script.main(args)
-    steps_a_second = rate(Path("runs/measured"))
+    trained = pd.read_csv("runs/measured/metrics.csv")[["global_step", "seconds"]]
+    steps_a_second = np.divide(*(trained.iloc[-1] - trained.iloc[0]))
     alone_a_second = 1_000 / np.mean(alone[1:])
     seconds = parts[-1] - parts[0]
     total = sum(seconds[part] for part in PARTS)
@@ -156,29 +148,37 @@ def measure(cell: str, steps: int) -> dict[str, str]:
     return row | {"start-up s": f"{ends[0] - float(os.environ['SPEED_START']):.0f}"}
 
 
-def run(command: list[str], folder: str, **environment: str) -> str:
+def run(command: list[str], folder: str) -> str:
     """Stdout of a finished command, run on one thread in that folder."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "SPEED_START": str(time.time())} | environment
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "SPEED_START": str(time.time())}
     done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(done.returncode)  # the command has said why
     return done.stdout
 
 
-def against_peer(cell: str, args: Args) -> str:
-    """How many times the peer's rate the script's is: the median over pairs of turns, and their range."""
+def cpu_seconds(command: list[str], steps: int, folder: str) -> float:
+    """CPU time by which a training of twice the steps takes longer."""
+    clock = [os.times()]
+    for length in (steps, 2 * steps):
+        run([*command, "--total-timesteps", str(length)], folder)
+        clock.append(os.times())
+    short, long = np.diff([x.children_user + x.children_system for x in clock])
+    return long - short
+
+
+def against_peer(cell: str, args: Args, folder: str) -> str:
+    """How many times the script's CPU time the peer takes: the median over pairs of turns, and their range."""
     name, flags = split(cell)
     peer = Path(args.peer).resolve()
     text = peer.read_text(encoding="utf-8")
     known = [flag for flag in flags[2:] if re.search(rf"\b{flag[2:].split('=')[0].replace('-', '_')}\b", text)]
     module = importlib.import_module(name).__file__
     ratios = []
-    for turn in range(args.turns):
-        seed = ["--seed", str(turn + 1), "--total-timesteps"]
-        with tempfile.TemporaryDirectory() as folder:
-            run([sys.executable, module, *flags, *seed, str(2 * args.peer_steps), "--run-name", "turn"], folder)
-            output = run([args.peer_python, str(peer), *flags[:2], *known, *seed, str(args.peer_steps)], folder)
-            ratios.append(rate(Path(folder, "runs/turn")) / float(re.findall(r"SPS: *([0-9.]+)", output)[-1]))
+    for turn in range(1, args.turns + 1):
+        ours = cpu_seconds([sys.executable, module, *flags, f"--seed={turn}", "--eval-every=0"], args.steps, folder)
+        theirs = cpu_seconds([args.peer_python, str(peer), *flags[:2], *known, f"--seed={turn}"], args.steps, folder)
+        ratios.append(theirs / ours)
     return f"{np.median(ratios):.1f} ({min(ratios):.1f}–{max(ratios):.1f})"
 
 
@@ -189,9 +189,10 @@ def main(args: Args) -> None:
     for cell in args.cells:
         command = [sys.executable, __file__, "--worker", "--cells", cell, "--steps", str(args.steps)]
         with tempfile.TemporaryDirectory() as folder:  # with an empty cache, as on a machine that never ran the script
-            row = json.loads(run(command, folder, TORCHINDUCTOR_CACHE_DIR=folder).splitlines()[-1])
-        if args.peer:
-            row["× peer (range)"] = against_peer(cell, args)
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+            row = json.loads(run(command, folder).splitlines()[-1])
+            if args.peer:
+                row["peer's CPU time (range)"] = against_peer(cell, args, folder)
         head, rule, line = table([row]).splitlines()
         if cell == args.cells[0]:
             print(head, rule, sep="\n")

@@ -274,7 +274,7 @@ def share(runs: Runs) -> Iterator[dict]:
             row = {"task": task, "PrefPoE's gain over CleanRL's PPO": with_interval("{:+,.0f}", effect, x, base)}
             row["in per cent"] = with_interval("{:+,.0f} %", statistics.gain, x, base)
             row["the preference's share of it"] = with_interval("{:.2f}", statistics.share, x, matched, base)
-            row["the same, if matched PPO has PrefPoE's start"] = with_interval("{:.2f}", statistics.share, x, narrow, base)
+            row["the same at equal starts"] = with_interval("{:.2f}", statistics.share, x, narrow, base)
             yield row | {"seeds": seeds(runs, task, *variants)}
 
 
