@@ -8,11 +8,12 @@ import tables
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from statistics_of_runs import bootstrap, improvement, iqm
-from tables import BETA1, BONUS, CLEANRL, MATCHED, MEASURES, NARROW_BONUS, STARTS, Runs, in_words, pairs_of
+from tables import BETA1, BONUS, CLEANRL, MATCHED, MEASURES, NARROW, NARROW_BONUS, STARTS, Runs, in_words, pairs_of
 
 STYLE = {  # colour and marker of a variant; colours differ in lightness too, for greyscale and for the colour-blind
     CLEANRL: dict(color="#7fb2d6", marker="v"),
     MATCHED: dict(color="#06264f", marker="o"),
+    NARROW: dict(color="#06264f", marker="o"),
     BONUS: dict(color="#178f80", marker="P"),
     NARROW_BONUS: dict(color="#8fe3d0", marker="X", linestyle="--"),
     "prefpoe": dict(color="#b2182b", marker="D"),
@@ -164,11 +165,10 @@ def make_figures(runs: Runs, curves: tables.Frames) -> dict[str, Figure]:
     for name in runs.tasks("sac", "prefpoe-sac", prefix="sac-"):
         task, _ = tables.task_and_length(name)
         sac[task] = pd.concat([curves[name], sac.get(task)])  # of all lengths
-    training = "episodic_return", "training return"
     calls = {
-        "widths": (widths, [MATCHED, BONUS, "prefpoe", NARROW_BONUS], "trace_acting", "tr Σ of the acting policy"),
-        "balance": (balance, [CLEANRL, MATCHED, "prefpoe"], *training),
-        "sac": (sac, ["sac", "prefpoe-sac", "prefpoe-sac-own"], *training),
+        "widths": (widths, [NARROW, BONUS, "prefpoe", NARROW_BONUS], "trace_acting", "tr Σ of the acting policy"),
+        "balance": (balance, [CLEANRL, MATCHED, "prefpoe"], "episodic_return", "training return"),
+        "sac": (sac, ["sac", "prefpoe-sac", "prefpoe-sac-own"], "episodic_return", "training return"),
     }
     figures = {name: draw_curves(*call) for name, call in calls.items() if call[0]}
     if guided:
