@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import tyro
 from conftest import ROOT, SCRIPTS, environment, own_signals
+from scipy import stats
 
 sys.path.insert(0, str(ROOT / "benchmark"))
 report = importlib.import_module("report")
@@ -251,6 +252,11 @@ def quotient_and_rest(task):
     return 1 + 2 * (kl + of_fused - of_pref) / ACTION_DIM[task], 1 - (0.2 + 0.2 * own) * 0.05 / 0.1
 
 
+def of_seeds(task, variant, some, measure="evaluation"):
+    """One return of some seeds, of which benchmark/fresh_seeds.sh has those above 10."""
+    return EVALUATIONS[task].query(some).query("variant == @variant")[measure].to_numpy()
+
+
 @functools.cache
 def quantities():
     """As (statistic, samples), and the value of each: some that pages give, then all of a few kinds."""
@@ -263,11 +269,10 @@ def quantities():
     for variant, expert in {"prefpoe": "fused", tables.BONUS: "main", tables.MATCHED: "main"}.items():
         widths = runs(HUMANOID, variant, f"trace_{expert}") / 17  # dimensions
         found.append((statistics.iqm, [np.sqrt(widths)]))
-    for task, variant in itertools.product((LANDER, ANT), (tables.MATCHED, tables.BONUS, "prefpoe-beta1-0")):
-        fresh = EVALUATIONS[task].query("seed > 10")  # of benchmark/fresh_seeds.sh
+    of_fresh_seeds = itertools.permutations(("prefpoe", tables.MATCHED, tables.BONUS, "prefpoe-beta1-0"), 2)
+    for pair, task, some in itertools.product(of_fresh_seeds, (LANDER, ANT), ("seed <= 10", "seed > 10")):
         for measure in tables.MEASURES:
-            pair = [fresh[fresh["variant"] == name][measure].to_numpy() for name in ("prefpoe", variant)]
-            found += [(statistics.effect, pair), (statistics.improvement, pair)]
+            found.append((statistics.effect, [of_seeds(task, variant, some, measure) for variant in pair]))
     episodes = EVALUATIONS[LANDER]["returns"].str.split(";", expand=True).astype(float)
     landed = 100 * (episodes >= 200).mean(axis="columns")
     shares = [x.to_numpy() for _, x in landed.groupby(EVALUATIONS[LANDER]["variant"])]
@@ -327,6 +332,11 @@ def marked():
         found[f"times-{steps}"] = [statistics.iqm(runs(task, "prefpoe")) / statistics.iqm(runs(task, "ppo-cleanrl"))]
     for base in ("ppo-cleanrl", "ppo"):
         found[f"lead-over-{base}"] = [statistics.effect(runs(LANDER, tables.MATCHED), runs(LANDER, base))]
+    fresh = [of_seeds(LANDER, variant, "seed > 10") for variant in ("prefpoe", tables.MATCHED)]
+    shuffled = stats.permutation_test(
+        fresh, lambda x, y: statistics.iqm(x) - statistics.iqm(y), n_resamples=20_000, rng=0
+    )
+    found["lander-p"] = [shuffled.pvalue, stats.mannwhitneyu(*fresh)[1], stats.ttest_ind(*fresh, equal_var=False)[1]]
     scheduled = itertools.product((CHEETAH, "Walker2d-v4"), tables.AGAINST["schedules"][2])
     ratios = [statistics.iqm(runs(*run, "ratio")) for run in scheduled]
     found["scheduled-ratios"] = [min(ratios), max(ratios)]
