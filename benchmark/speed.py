@@ -2,7 +2,7 @@
 
     python benchmark/speed.py                                       # every script and task, about 8 minutes
     python benchmark/speed.py --cells prefpoe_continuous:Ant-v4 --steps 40960
-    python benchmark/speed.py --peer cleanrl/ppo_continuous_action.py --peer-python ../cleanrl/.venv/bin/python
+    python benchmark/speed.py --peer ../cleanrl/cleanrl/ppo_continuous_action.py --peer-python ../cleanrl/.venv/bin/python
 
 Each cell is a process on one thread, which after each iteration steps the environment alone 1,000 times, so that `ratio`
 compares rates of the same minute. Rates and percentages leave out the first iteration, which compiles: `start-up` is the
