@@ -124,7 +124,7 @@ def draw_starts(axis, runs: Runs) -> None:
                 axis.plot(iqm(x), len(labels), markersize=7, **look)
                 axis.text(max(high, iqm(x) + 150) + 250, len(labels), f"{iqm(x):,.0f}", va="center", fontsize=9)
                 labels.append(in_words(variant).replace(", ", ",\n"))
-    axis.axvline(5375, color="#777777", linestyle=":", label="the paper's PrefPoE, 5,375")
+    axis.axvline(5375, color="#777777", linestyle=":", label="the paper's PrefPoE, 5,375 after 2M steps")
     axis.set_yticks(range(len(labels)), labels)
     for tick in axis.get_yticklabels():
         tick.set_fontweight("bold" if tick.get_text() in STARTS else "normal")

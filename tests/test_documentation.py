@@ -347,6 +347,10 @@ def marked():
     found = {}
     for steps, task in {"1M": CHEETAH, "2M": "long-HalfCheetah-v4-2000000-steps"}.items():
         found[f"times-{steps}"] = [statistics.iqm(runs(task, "prefpoe")) / statistics.iqm(runs(task, "ppo-cleanrl"))]
+    for variant in ("prefpoe", tables.MATCHED):
+        found[f"gain-of-{variant}"] = [
+            statistics.gain(runs(task, variant), runs(task, "ppo-cleanrl")) for task in (CHEETAH, ANT, LANDER)
+        ]
     for base in ("ppo-cleanrl", "ppo"):
         found[f"lead-over-{base}"] = [statistics.effect(runs(LANDER, tables.MATCHED), runs(LANDER, base))]
     fresh = [of_seeds(LANDER, variant, "seed > 10") for variant in ("prefpoe", tables.MATCHED)]
