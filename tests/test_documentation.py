@@ -279,6 +279,8 @@ def quantities():
     found += [(functools.partial(np.mean, axis=-1), [x]) for x in shares]
     for task in ACTION_DIM:
         found += [(statistics.iqm, [x]) for x in quotient_and_rest(task)]
+    for task in RUNS.tasks(tables.NARROW_BONUS):
+        found.append((statistics.effect, [runs(task, name, "trace_acting") for name in (tables.NARROW_BONUS, "prefpoe")]))
     found += [(statistics.iqm, [earned(rows, 7000, 12_000)]) for rows in (DIVERGING, SAC)]
     for (task, variant, quantity), x in RUNS.items():
         if quantity in report.AVERAGED or quantity in ("ratio", "trace_acting", "first_success"):
