@@ -280,7 +280,8 @@ def quantities():
     for task in ACTION_DIM:
         found += [(statistics.iqm, [x]) for x in quotient_and_rest(task)]
     for task in RUNS.tasks(tables.NARROW_BONUS):
-        found.append((statistics.effect, [runs(task, name, "trace_acting") for name in (tables.NARROW_BONUS, "prefpoe")]))
+        widths = [runs(task, name, "trace_acting") for name in (tables.NARROW_BONUS, "prefpoe")]
+        found.append((statistics.effect, widths))
     found += [(statistics.iqm, [earned(rows, 7000, 12_000)]) for rows in (DIVERGING, SAC)]
     for (task, variant, quantity), x in RUNS.items():
         if quantity in report.AVERAGED or quantity in ("ratio", "trace_acting", "first_success"):
@@ -347,22 +348,14 @@ def released_agent():
 def marked():
     """Numbers without an interval, each list by the name that a page gives it in a comment behind: <!-- = NAME -->."""
     found = {}
-    for steps, task in {"1M": CHEETAH, "2M": "long-HalfCheetah-v4-2000000-steps"}.items():
-        found[f"times-{steps}"] = [statistics.iqm(runs(task, "prefpoe")) / statistics.iqm(runs(task, "ppo-cleanrl"))]
     for variant in ("prefpoe", tables.MATCHED):
-        found[f"gain-of-{variant}"] = [
-            statistics.gain(runs(task, variant), runs(task, "ppo-cleanrl")) for task in (CHEETAH, ANT, LANDER)
-        ]
-    for base in ("ppo-cleanrl", "ppo"):
-        found[f"lead-over-{base}"] = [statistics.effect(runs(LANDER, tables.MATCHED), runs(LANDER, base))]
+        pairs = [(runs(task, variant), runs(task, "ppo-cleanrl")) for task in (CHEETAH, ANT, LANDER)]
+        found[f"gain-of-{variant}"] = [statistics.gain(*pair) for pair in pairs]
     fresh = [of_seeds(LANDER, variant, "seed > 10") for variant in ("prefpoe", tables.MATCHED)]
     shuffled = stats.permutation_test(
         fresh, lambda x, y: statistics.iqm(x) - statistics.iqm(y), n_resamples=20_000, rng=0
     )
     found["lander-p"] = [shuffled.pvalue, stats.mannwhitneyu(*fresh)[1], stats.ttest_ind(*fresh, equal_var=False)[1]]
-    scheduled = itertools.product((CHEETAH, "Walker2d-v4"), tables.AGAINST["schedules"][2])
-    ratios = [statistics.iqm(runs(*run, "ratio")) for run in scheduled]
-    found["scheduled-ratios"] = [min(ratios), max(ratios)]
     for w_cons, rows in pd.read_csv(RESULTS / "torn-loose.csv").groupby("w_cons"):
         found[f"torn-{w_cons}-before"] = [rows["A_z2_before"].mean()]
         found[f"torn-{w_cons}-after"] = [100 * (rows["A_z2_after"] < -0.2 / 4).mean()]
